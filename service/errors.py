@@ -6,11 +6,13 @@ MatineeError
 │   ├── TheatreNotFound
 │   ├── ShowtimeNotFound
 │   └── TicketNotFound
+├── IdempotencyKeyReused    the key came with another request before
 ├── WrongPhone              the phone is not the one the ticket was booked with
 ├── Conflict
 │   ├── SoldOut
 │   ├── ShowtimeClosed
-│   └── AlreadyAdmitted
+│   ├── AlreadyAdmitted
+│   └── BookingCancelled    what an Idempotency-Key had booked was cancelled since
 ├── TicketExpired
 └── StoreTrouble
     ├── Unavailable         Redis is away, too slow or overloaded; nothing was done
@@ -73,6 +75,12 @@ class TicketNotFound(NotFound):
     code = "ticket_not_found"
 
 
+class IdempotencyKeyReused(MatineeError):
+    """The Idempotency-Key was used before for a request with another body."""
+
+    code = "idempotency_key_reused"
+
+
 class WrongPhone(MatineeError):
     """The phone given is not the one the ticket was booked with, or none was given where it is needed."""
 
@@ -103,6 +111,12 @@ class AlreadyAdmitted(Conflict):
     def __init__(self, detail: str, admitted_at: str) -> None:
         super().__init__(detail)
         self.admitted_at = admitted_at
+
+
+class BookingCancelled(Conflict):
+    """The request repeats a booking that was made and has been cancelled since; it books nothing."""
+
+    code = "booking_cancelled"
 
 
 class TicketExpired(MatineeError):

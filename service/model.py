@@ -1,5 +1,6 @@
 """The nouns of the service: theatre, showtime, ticket. Frozen, without behaviour that needs the outside."""
 
+from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -7,6 +8,14 @@ import msgspec
 
 TicketStatus = Literal["booked", "admitted", "expired"]
 ShowtimeStatus = Literal["open", "sold_out", "closed"]
+
+# How far ahead a showtime can be booked.
+HORIZON_MS = 7 * 24 * 3_600_000
+
+
+def instant(at_ms: int, timezone: ZoneInfo) -> str:
+    """RFC 3339 with the zone's offset, to the millisecond: `2026-11-24T18:00:00.000+01:00`."""
+    return datetime.fromtimestamp(at_ms / 1000, timezone).isoformat(timespec="milliseconds")
 
 
 class Theatre(msgspec.Struct, frozen=True):
@@ -70,7 +79,7 @@ class Availability(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> ShowtimeStatus:
-        """`closed` once it has started, `sold_out` without seats, else `open`."""
-        if self.now_ms >= self.showtime.starts_ms:
+        """`closed` once it has started and beyond the horizon, `sold_out` without seats, else `open`."""
+        if not 0 < self.showtime.starts_ms - self.now_ms <= HORIZON_MS:
             return "closed"
         return "open" if self.available else "sold_out"

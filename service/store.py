@@ -1,0 +1,298 @@
+"""The tickets in Redis: one method per Lua script. The only reader of the scripts' replies."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from service.errors import (
+    AlreadyAdmitted,
+    BookingCancelled,
+    IdempotencyKeyReused,
+    OutcomeUnknown,
+    ShowtimeClosed,
+    SoldOut,
+    TicketExpired,
+    TicketNotFound,
+)
+from service.keys import (
+    CANCELLED_LIFE_MS,
+    IDEMPOTENCY_LIFE_MS,
+    compact,
+    idempotency_key,
+    showtime_keys,
+    spread,
+    ticket_key,
+)
+from service.model import Availability, Showtime, Theatre, Ticket, instant
+from service.pipeline import Pipeline
+from service.programme import FORGOTTEN_AFTER_MS, Programme
+from service.scripts import ADMIT, AVAILABILITY, BOOK, CANCEL, MOVE, SHOWTIME_TICKETS, TICKET, Script
+
+# How often a look at something that others keep changing is repeated before we are content with what we have.
+LOOKS = 4
+
+# Redis's clock and our estimate of it may differ by this much where a look-up covers a span of showtimes.
+SLACK_MS = 60_000
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """A client's Idempotency-Key: digests of the key itself and of the request that came with it."""
+
+    digest: str
+    fingerprint: str
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A live ticket, and how often it has moved: what a change of it compares before it sets."""
+
+    ticket: Ticket
+    moves: int
+
+
+class Booked(msgspec.Struct, frozen=True):
+    """What a booking did: the showtime's new version and the time on the Redis server's clock."""
+
+    version: int
+    booked_ms: int
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """The Idempotency-Key had booked this ticket before."""
+
+    ticket_id: str
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """The new versions of the showtime a ticket left and of the one it went to."""
+
+    from_version: int
+    to_version: int
+
+
+class Changed(Exception):  # noqa: N818  a fact for the caller, who looks again; it never leaves the domain
+    """Somebody else moved the ticket between our look and our change."""
+
+
+class Store:
+    """Tickets and seats of all theatres of a programme.
+
+    Every method raises `Unavailable` when nothing was done, and those that change something `OutcomeUnknown`
+    when the command had gone out and no answer came back.
+    """
+
+    def __init__(self, pipeline: Pipeline, programme: Programme) -> None:
+        self._pipeline = pipeline
+        self._programme = programme
+
+    @property
+    def ready(self) -> bool:
+        """Whether Redis answered lately."""
+        return self._pipeline.ready
+
+    def now_ms(self) -> int:
+        """The Redis server's clock, as near as it is known here."""
+        return self._pipeline.now_ms()
+
+    async def book(
+        self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None = None
+    ) -> Booked | Replayed:
+        """Take a seat. Raises SoldOut, ShowtimeClosed, IdempotencyKeyReused, BookingCancelled."""
+        theatre = showtime.theatre
+        hash_key, ids_key = showtime_keys(theatre.id, showtime.label)
+        keys = [hash_key, ids_key, ticket_key(theatre.id, ticket_id)]
+        args: list[str | int] = [
+            ticket_id,
+            name,
+            phone,
+            compact(showtime.label),
+            theatre.capacity,
+            showtime.starts_ms,
+            showtime.expires_ms,
+            showtime.forgotten_ms,
+        ]
+        if idempotency is not None:
+            keys.append(idempotency_key(theatre.id, idempotency.digest))
+            args += (idempotency.fingerprint, IDEMPOTENCY_LIFE_MS)
+        reply = await self._change(BOOK, ticket_id, keys, args)
+        match reply[0]:
+            case b"booked":
+                return Booked(reply[1], reply[2])
+            case b"sold_out":
+                raise SoldOut(f"No seat is left at {showtime.label}.")
+            case b"closed":
+                raise _closed(showtime)
+            case b"replayed":
+                return Replayed(reply[1].decode())
+            case b"key_reused":
+                raise IdempotencyKeyReused(
+                    "This Idempotency-Key came with another request before; use a new key for a new booking."
+                )
+            case b"cancelled":
+                raise BookingCancelled("The booking was made and has been cancelled since.")
+        raise _unexpected(BOOK.name, reply)
+
+    async def ticket(self, theatre: Theatre, ticket_id: str) -> Found:
+        """Look a ticket up. Raises TicketNotFound, and TicketExpired while its showtime is still remembered."""
+        now_ms = self.now_ms()
+        life_ms = self._programme.ticket_life_ms
+        over = self._programme.starting_between(
+            theatre, now_ms - life_ms - FORGOTTEN_AFTER_MS - SLACK_MS, now_ms - life_ms + SLACK_MS
+        )
+        keys = [ticket_key(theatre.id, ticket_id)]
+        keys += [showtime_keys(theatre.id, showtime.label)[1] for showtime in over]
+        reply = await self._pipeline.run(TICKET, keys, [ticket_id], mutates=False)
+        match reply[0]:
+            case b"ticket":
+                _, name, phone, showtime, booked_ms, admitted_ms, moves = reply
+                found = self._showtime(theatre, showtime)
+                return Found(Ticket(ticket_id, found, name.decode(), phone.decode(), booked_ms, admitted_ms), moves)
+            case b"expired":
+                expired_at = over[reply[1] - 2].expires_at
+                raise TicketExpired(f"The ticket expired at {expired_at}; its name and phone are deleted.")
+            case b"not_found":
+                raise TicketNotFound("There is no such ticket.")
+        raise _unexpected(TICKET.name, reply)
+
+    async def move(self, found: Found, to: Showtime) -> Moved:
+        """Move a ticket to another showtime of its theatre.
+
+        Raises TicketNotFound, Changed, AlreadyAdmitted, ShowtimeClosed, SoldOut.
+        """
+        ticket = found.ticket
+        here, theatre = ticket.showtime, to.theatre
+        keys = [
+            ticket_key(theatre.id, ticket.ticket_id),
+            *showtime_keys(theatre.id, here.label),
+            *showtime_keys(theatre.id, to.label),
+        ]
+        args: list[str | int] = [
+            ticket.ticket_id,
+            compact(here.label),
+            compact(to.label),
+            found.moves,
+            here.starts_ms,
+            theatre.capacity,
+            to.starts_ms,
+            to.expires_ms,
+            to.forgotten_ms,
+        ]
+        reply = await self._change(MOVE, ticket.ticket_id, keys, args)
+        match reply[0]:
+            case b"moved":
+                return Moved(reply[1], reply[2])
+            case b"not_found":
+                raise TicketNotFound("There is no such ticket.")
+            case b"changed":
+                raise Changed
+            case b"already_admitted":
+                raise _already_admitted(theatre, reply[1])
+            case b"started":
+                raise _closed(here)
+            case b"closed":
+                raise _closed(to)
+            case b"sold_out":
+                raise SoldOut(f"No seat is left at {to.label}; the ticket stays at {here.label}.")
+        raise _unexpected(MOVE.name, reply)
+
+    async def cancel(self, ticket: Ticket) -> int:
+        """Cancel a ticket; return the showtime's new version. Raises TicketNotFound, Changed, AlreadyAdmitted."""
+        theatre, label = ticket.showtime.theatre, ticket.showtime.label
+        keys = [ticket_key(theatre.id, ticket.ticket_id), *showtime_keys(theatre.id, label)]
+        args = [ticket.ticket_id, compact(label), secrets.token_hex(8), CANCELLED_LIFE_MS]
+        reply = await self._change(CANCEL, ticket.ticket_id, keys, args)
+        match reply[0]:
+            case b"cancelled":
+                version: int = reply[1]
+                return version
+            case b"not_found":
+                raise TicketNotFound("There is no such ticket.")
+            case b"changed":
+                raise Changed
+            case b"already_admitted":
+                raise _already_admitted(theatre, reply[1])
+        raise _unexpected(CANCEL.name, reply)
+
+    async def admit(self, theatre: Theatre, ticket_id: str) -> Ticket:
+        """Let a ticket in. Raises TicketNotFound (also for an expired one), AlreadyAdmitted."""
+        args = [secrets.token_hex(8)]
+        reply = await self._change(ADMIT, ticket_id, [ticket_key(theatre.id, ticket_id)], args)
+        match reply[0]:
+            case b"admitted":
+                _, admitted_ms, name, phone, showtime, booked_ms = reply
+                found = self._showtime(theatre, showtime)
+                return Ticket(ticket_id, found, name.decode(), phone.decode(), booked_ms, admitted_ms)
+            case b"already_admitted":
+                raise _already_admitted(theatre, reply[1])
+            case b"not_found":
+                raise TicketNotFound("There is no such ticket.")
+        raise _unexpected(ADMIT.name, reply)
+
+    async def tickets(self, showtime: Showtime) -> list[Ticket]:
+        """All tickets of a showtime in order of booking, as they are at one moment.
+
+        While others keep changing the showtime faster than we can look, the tickets seen last that are still there.
+        """
+        theatre = showtime.theatre
+        showtime_pair = showtime_keys(theatre.id, showtime.label)
+        ids: list[str] = []
+        version = "0"
+        for look in range(LOOKS):
+            keys = [*showtime_pair, *(ticket_key(theatre.id, ticket_id) for ticket_id in ids)]
+            seen_at = version if look < LOOKS - 1 else "any"
+            reply = await self._pipeline.run(SHOWTIME_TICKETS, keys, [seen_at, *ids], mutates=False)
+            if reply[0] == b"tickets":
+                return [_listed(showtime, row) for row in reply[2:]]
+            if reply[0] != b"changed":
+                break
+            version, ids = str(reply[1]), [ticket_id.decode() for ticket_id in reply[2:]]
+        raise _unexpected(SHOWTIME_TICKETS.name, reply)
+
+    async def availability(self, showtimes: Sequence[Showtime]) -> list[Availability]:
+        """The seats of showtimes of one theatre, all at one moment, in their order."""
+        keys = [showtime_keys(showtime.theatre.id, showtime.label)[0] for showtime in showtimes]
+        if not keys:
+            return []
+        reply = await self._pipeline.run(AVAILABILITY, keys, [], mutates=False)
+        if reply[0] != b"availability":
+            raise _unexpected(AVAILABILITY.name, reply)
+        now_ms, booked, versions = reply[1], reply[2::2], reply[3::2]
+        return [
+            Availability(showtime, seats, version, now_ms)
+            for showtime, seats, version in zip(showtimes, booked, versions, strict=True)
+        ]
+
+    async def _change(
+        self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]
+    ) -> list[Any]:
+        try:
+            return await self._pipeline.run(script, keys, args, mutates=True)
+        except OutcomeUnknown as unknown:
+            unknown.ticket_id = ticket_id
+            raise
+
+    def _showtime(self, theatre: Theatre, stored: bytes) -> Showtime:
+        return self._programme.showtime(theatre, spread(stored.decode()))
+
+
+def _listed(showtime: Showtime, row: list[Any]) -> Ticket:
+    ticket_id = row[0].decode()
+    if len(row) == 1:
+        return Ticket(ticket_id, showtime)
+    _, name, phone, booked_ms, admitted_ms = row
+    return Ticket(ticket_id, showtime, name.decode(), phone.decode(), booked_ms, admitted_ms)
+
+
+def _closed(showtime: Showtime) -> ShowtimeClosed:
+    return ShowtimeClosed(f"The showtime {showtime.label} has started.")
+
+
+def _already_admitted(theatre: Theatre, admitted_ms: int) -> AlreadyAdmitted:
+    admitted_at = instant(admitted_ms, theatre.timezone)
+    return AlreadyAdmitted(f"The ticket was let in at {admitted_at}.", admitted_at)
+
+
+def _unexpected(script: str, reply: list[Any]) -> RuntimeError:
+    # Only the status word: the rest of a reply may hold a name or a phone.
+    return RuntimeError(f"{script}.lua replied {reply[0]!r}")
