@@ -1,0 +1,73 @@
+# `make run` and `make test` need Python 3.11+, make and a package index, nothing else.
+# A stamp file in .venv stands for each finished step; a changed pyproject.toml repeats the installation.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
+INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
+
+# The options of a load test or a benchmark are given as variables: make load USERS=2000 SECONDS=30
+option = $(if $($(1)),--$(2) '$($(1))')
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format load bench clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+
+run: $(VENV)/.run ## start the service on http://127.0.0.1:5000; Ctrl-C stops it
+	@exec $(PYTHON) -m service serve
+
+test: $(VENV)/.dev ## run the tests with coverage; ARGS='-k book' passes options to pytest
+	@$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types, layers, Lua
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy --strict service
+	@$(VENV)/bin/lint-imports --no-logo
+	@if command -v luacheck >/dev/null; then \
+		luacheck --quiet --no-color --config lua/.luacheckrc lua; \
+	elif [ -n "$$CI" ]; then \
+		echo "luacheck is missing: in CI that is a failure" >&2; exit 1; \
+	else \
+		echo "luacheck is missing, the Lua scripts go unchecked (Debian: apt install lua-check; macOS: brew install luacheck)"; \
+	fi
+
+format: $(VENV)/.dev ## format the Python code and mend what ruff can mend
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECONDS=
+	@$(PYTHON) -m loadtests.load $(call option,USERS,users) $(call option,SECONDS,seconds)
+
+bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
+	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick)
+
+clean: ## remove the virtual environment and the caches; the tickets in data/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@for python in $(CANDIDATES); do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		found=$$python; \
+		$$python -c 'import ensurepip, venv' 2>/dev/null || continue; \
+		echo "Making $(VENV) with $$($$python --version)"; \
+		$$python -m venv --clear $(VENV) && touch $@; exit; \
+	done; \
+	if [ -n "$$found" ]; then \
+		echo "$$found has no venv module: install it first (Debian, Ubuntu: apt install python3-venv)" >&2; \
+	else \
+		echo "Matinee needs Python 3.11 or newer, and none of $(CANDIDATES) is (Debian 12+: apt install python3 python3-venv; macOS: brew install python)" >&2; \
+	fi; exit 1
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml
+	@echo "Installing Matinee into $(VENV) (once; takes some seconds)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml
+	@echo "Installing Matinee and its development tools into $(VENV) (once; takes up to a minute)"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.run $@
