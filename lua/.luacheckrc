@@ -1,6 +1,6 @@
 -- What a script finds on every server Matinee runs on: Redis 7.0+, Valkey 8+ and, in the tests, fakeredis.
 std = "lua51"
-max_line_length = 110
+max_line_length = 120
 
 -- Parts of Lua 5.1 that Redis keeps from its scripts.
 not_globals = {
