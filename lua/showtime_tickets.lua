@@ -12,7 +12,7 @@
 --   1   version the caller saw the ids at, or 'any' to be content with those of them that are still there
 --   2…  the ids, in the same order
 -- Replies
---   {'tickets', version, row…}   row: {id} of an expired one, else {id, name, phone, booked_at_ms, admitted_at_ms or nil}
+--   {'tickets', version, row…}   row: {id} once expired, else {id, name, phone, booked_at_ms, admitted_at_ms or nil}
 --   {'changed', version, id…}    in order of booking
 
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
