@@ -1,7 +1,7 @@
 """What a release is made of: the wheel, the container image, the Compose file and the Makefile.
 
-No container engine is needed: the commands, settings and signals of the image are read from the Dockerfile and tried
-as processes.
+No container engine is needed: the commands, settings and signals of the image are read from the Dockerfile,
+and tried as processes of this machine.
 """
 
 import json
@@ -32,7 +32,12 @@ from service import scripts
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 STAFF_TOKEN = "a-staff-token-for-the-tests-of-the-image"
-CLEAN_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MATINEE_")}
+# Without the settings of whoever runs the tests, and without what `make test` hands on to a make inside it.
+CLEAN_ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("MATINEE_") and name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+}
 
 
 def final_stage() -> dict[str, str]:
