@@ -49,9 +49,9 @@ clean: ## remove the virtual environment and the caches; the tickets in data/ st
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
-	@for python in $(CANDIDATES); do \
+	@found=; for python in $(CANDIDATES); do \
 		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
-		found=$$python; \
+		found=$${found:-$$python}; \
 		$$python -c 'import ensurepip, venv' 2>/dev/null || continue; \
 		echo "Making $(VENV) with $$($$python --version)"; \
 		$$python -m venv --clear $(VENV) && touch $@; exit; \
