@@ -123,10 +123,10 @@ class Programme:
     def _between(
         self, theatre: Theatre, timings: tuple[str, ...], first_ms: int, last_ms: int
     ) -> list[Showtime]:
-        # A day more at each end: a clock set back over midnight shows yesterday's date after today's.
-        first = _local_date(theatre, first_ms) - _DAY
-        days = (_local_date(theatre, last_ms) + _DAY - first).days
-        dates = (first + _DAY * day for day in range(days + 1))
+        first = _local_date(theatre, first_ms)
+        # One date more: after a clock was set back over midnight, some of the next date's are past already.
+        last = _local_date(theatre, last_ms) + _DAY
+        dates = (first + _DAY * day for day in range((last - first).days + 1))
         showtimes = self._existing(theatre, dates, timings)
         return [showtime for showtime in showtimes if first_ms <= showtime.starts_ms <= last_ms]
 
@@ -134,7 +134,8 @@ class Programme:
         self, theatre: Theatre, dates: Iterable[datetime.date], timings: tuple[str, ...]
     ) -> list[Showtime]:
         # Labels in order start in order: what would break it, a repeated time, counts once.
-        showtimes = (self._labelled(theatre.id, f"{date}T{timing}") for date in dates for timing in timings)
+        days = (date.isoformat() for date in dates)
+        showtimes = (self._labelled(theatre.id, f"{day}T{timing}") for day in days for timing in timings)
         return [showtime for showtime in showtimes if not _is_skipped(showtime)]
 
     def _next(self, theatre: Theatre, timing: str, now_ms: int) -> tuple[int, Showtime]:
