@@ -1,0 +1,281 @@
+"""The programme: theatres, their timings, and which instant a local time means. Pure: every "now" is given.
+
+One rule makes the times: a local time that a change of the clock skips is no showtime, a repeated one is the
+first of the two.
+"""
+
+import datetime
+import functools
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from service.errors import ShowtimeNotFound, TheatreNotFound
+from service.model import Showtime, Theatre
+from service.settings import (
+    CAPACITY_DEFAULT,
+    CAPACITY_MAX,
+    TIMING,
+    Settings,
+    timezone_from,
+    timings_from,
+)
+
+HORIZON_MS = 7 * 24 * 3_600_000
+FORGOTTEN_AFTER_MS = 24 * 3_600_000
+LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 700 bytes each
+
+# The years 2000 to 2999: in them every offset is of whole minutes, as RFC 3339 wants, and the calendar has
+# room for every expiry.
+_LABEL = re.compile(rf"2[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}}T{TIMING.pattern}")
+_LABEL_SHAPE = (
+    "YYYY-MM-DDTHH:MM (such as 2026-11-24T18:00, 24 h, in the theatre's local time, years 2000 to 2999)"
+)
+_TIMING_SHAPE = "HH:MM (such as 18:00, 24 h)"
+_THEATRE_ID = re.compile(r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+_THEATRE_NAME_MAX = 80
+_DAY = datetime.timedelta(days=1)
+
+
+class Programme:
+    """The theatres by id, and the showtimes of their timings.
+
+    Takes one or more theatres with different ids; each `theatre` argument below is one of them. A ticket
+    lives `ticket_life_ms` after its showtime's start. Answers are kept in memory, within bounds that no
+    caller can move.
+    """
+
+    def __init__(self, theatres: Iterable[Theatre], ticket_life_ms: int) -> None:
+        self.theatres: dict[str, Theatre] = {theatre.id: theatre for theatre in theatres}
+        self.ticket_life_ms = ticket_life_ms
+        # By theatre and timing: the next showtime, and the instant since which it is the next.
+        self._upcoming: dict[tuple[str, str], tuple[int, Showtime]] = {}
+        self._labelled = functools.lru_cache(maxsize=LABELS_KEPT)(self._make)
+
+    def theatre(self, theatre_id: str | None) -> Theatre:
+        """The theatre of that id, the programme's first for None; raises TheatreNotFound."""
+        if theatre_id is None:
+            return next(iter(self.theatres.values()))
+        try:
+            return self.theatres[theatre_id]
+        except KeyError:
+            raise TheatreNotFound("The programme has no theatre of that id.") from None
+
+    def resolve(self, theatre: Theatre, timing: str, now_ms: int) -> Showtime:
+        """What a client's `timing` means: `HH:MM` the next showtime that has not started, a label that one.
+
+        Whether it is open or within the horizon is not asked here. Raises ValueError ("must be ...") for
+        malformed text and ShowtimeNotFound for a time the theatre doesn't have.
+        """
+        kept = self._upcoming.get((theatre.id, timing))
+        # Both ends: the clock may have been set back, or be another server's after a failover.
+        if kept is not None and kept[0] <= now_ms < kept[1].starts_ms:
+            return kept[1]
+        if len(timing) == len("YYYY-MM-DDTHH:MM"):
+            showtime = self._labelled(theatre.id, timing)
+            _check_timing(theatre, showtime.timing)
+            if _is_skipped(showtime):
+                raise ShowtimeNotFound(
+                    f"Theatre {theatre.id} has no showtime {timing}: its clock skips that time."
+                )
+            return showtime
+        if not TIMING.fullmatch(timing):
+            raise ValueError(f"must be {_TIMING_SHAPE} or {_LABEL_SHAPE}")
+        _check_timing(theatre, timing)
+        self._upcoming[theatre.id, timing] = kept = self._next(theatre, timing, now_ms)
+        return kept[1]
+
+    def showtime(self, theatre: Theatre, label: str) -> Showtime:
+        """The showtime of any well-formed label, in the programme or not: stored tickets outlive its changes.
+
+        So a skipped time has one too, counted with the offset from before the change (02:30 is then 03:30
+        summer time): a ticket may have been sold before a government moved the change. Raises ValueError
+        for a malformed label.
+        """
+        return self._labelled(theatre.id, label)
+
+    def showtimes_on(self, theatre: Theatre, date: datetime.date) -> list[Showtime]:
+        """The theatre's showtimes of a local date in start order.
+
+        Raises ValueError outside the years 2000 to 2999.
+        """
+        return self._existing(theatre, (date,), theatre.timings)
+
+    def starting_between(self, theatre: Theatre, first_ms: int, last_ms: int) -> list[Showtime]:
+        """The theatre's showtimes that start from `first_ms` to `last_ms`, both included, in start order."""
+        return self._between(theatre, theatre.timings, first_ms, last_ms)
+
+    def at_clock_time(self, theatre: Theatre, timing: str, first_ms: int, last_ms: int) -> list[Showtime]:
+        """The showtimes at `HH:MM` from `first_ms` to `last_ms`, both included, in start order.
+
+        The time may be one that the programme no longer has. Raises ValueError for anything but `HH:MM`.
+        """
+        if not TIMING.fullmatch(timing):
+            raise ValueError(f"must be {_TIMING_SHAPE}")
+        return self._between(theatre, (timing,), first_ms, last_ms)
+
+    def _between(
+        self, theatre: Theatre, timings: tuple[str, ...], first_ms: int, last_ms: int
+    ) -> list[Showtime]:
+        first = _local_date(theatre, first_ms)
+        # One date more: after a clock was set back over midnight, some of the next date's are past already.
+        last = _local_date(theatre, last_ms) + _DAY
+        dates = (first + _DAY * day for day in range((last - first).days + 1))
+        showtimes = self._existing(theatre, dates, timings)
+        return [showtime for showtime in showtimes if first_ms <= showtime.starts_ms <= last_ms]
+
+    def _existing(
+        self, theatre: Theatre, dates: Iterable[datetime.date], timings: tuple[str, ...]
+    ) -> list[Showtime]:
+        # Labels in order start in order: what would break it, a repeated time, counts once.
+        days = (date.isoformat() for date in dates)
+        showtimes = (self._labelled(theatre.id, f"{day}T{timing}") for day in days for timing in timings)
+        return [showtime for showtime in showtimes if not _is_skipped(showtime)]
+
+    def _next(self, theatre: Theatre, timing: str, now_ms: int) -> tuple[int, Showtime]:
+        """The earliest showtime after `now_ms`, and an instant up to `now_ms` since which it is the next."""
+        today = _local_date(theatre, now_ms)
+        since_ms = now_ms
+        # From yesterday, whose showtime usually begins that span; a skipped time leads on to the next date.
+        for day in itertools.count(-1):
+            showtime = self._labelled(theatre.id, f"{today + _DAY * day}T{timing}")
+            if _is_skipped(showtime):
+                continue
+            if showtime.starts_ms > now_ms:
+                return since_ms, showtime
+            since_ms = showtime.starts_ms
+        raise AssertionError  # pragma: no cover  itertools.count has no end
+
+    def _make(self, theatre_id: str, label: str) -> Showtime:
+        if not _LABEL.fullmatch(label):
+            raise ValueError(f"must be {_LABEL_SHAPE}")
+        try:
+            local = datetime.datetime.fromisoformat(label)
+        except ValueError:
+            raise ValueError(f"must be {_LABEL_SHAPE}, and that date is not in the calendar") from None
+        theatre = self.theatres[theatre_id]
+        starts_ms = int(local.replace(tzinfo=theatre.timezone).timestamp()) * 1000
+        expires_ms = starts_ms + self.ticket_life_ms
+        return Showtime(
+            theatre=theatre,
+            label=label,
+            timing=label[-len("HH:MM") :],
+            starts_ms=starts_ms,
+            expires_ms=expires_ms,
+            forgotten_ms=expires_ms + FORGOTTEN_AFTER_MS,
+            starts_at=rfc3339(starts_ms, theatre.timezone),
+            expires_at=rfc3339(expires_ms, theatre.timezone),
+        )
+
+
+def beyond_horizon(showtime: Showtime, now_ms: int) -> bool:
+    """Whether the showtime starts too late to be booked yet: more than 7 days (168 h) after `now_ms`."""
+    return showtime.starts_ms > now_ms + HORIZON_MS
+
+
+def rfc3339(instant_ms: int, timezone: ZoneInfo) -> str:
+    """The instant as `2026-11-24T18:00:00+01:00`: the zone's local time and offset then, rounded down."""
+    return datetime.datetime.fromtimestamp(instant_ms // 1000, timezone).isoformat()
+
+
+def _local_date(theatre: Theatre, instant_ms: int) -> datetime.date:
+    return datetime.datetime.fromtimestamp(instant_ms // 1000, theatre.timezone).date()
+
+
+def _is_skipped(showtime: Showtime) -> bool:
+    # An instant reads back as the local time it was made of, unless the clock never showed that time.
+    return not showtime.starts_at.startswith(showtime.label)
+
+
+def _check_timing(theatre: Theatre, timing: str) -> None:
+    if timing not in theatre.timings:
+        raise ShowtimeNotFound(
+            f"Theatre {theatre.id} has no showtime at {timing}; its timings are {', '.join(theatre.timings)}."
+        )
+
+
+class ProgrammeError(Exception):
+    """A programme that can't be used: one line with the file, the theatre, the field and what would do."""
+
+
+def programme_from(settings: Settings) -> Programme:
+    """The theatres of the TOML file, or the built-in theatre `main`; raises ProgrammeError."""
+    if settings.programme is not None:
+        return Programme(_theatres_in(settings.programme), settings.ticket_life_ms)
+    main = Theatre("main", "Main theatre", settings.timezone, settings.capacity, settings.timings)
+    return Programme([main], settings.ticket_life_ms)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    theatre: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[theatre]]` of the file."""
+
+    id: str
+    timings: list[str]
+    name: str | None = None
+    timezone: str = "UTC"
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=CAPACITY_MAX)] = CAPACITY_DEFAULT
+
+
+def _theatres_in(path: Path) -> Iterator[Theatre]:
+    try:
+        tables = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File).theatre
+    except OSError as error:
+        raise ProgrammeError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ProgrammeError(f"{path}: must be UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ProgrammeError(f"{path}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ProgrammeError(
+            f"{path}: must hold [[theatre]] tables and nothing else: {_plain(error)}"
+        ) from None
+    seen: set[str] = set()
+    for number, table in enumerate(tables, 1):
+        where = f"{path}: theatre {number} ({str(table.get('id', 'without id'))[:40]!r})"
+        try:
+            theatre = _theatre_of(msgspec.convert(table, _Table))
+        except msgspec.ValidationError as error:
+            raise ProgrammeError(f"{where}: {_plain(error)}") from None
+        except ValueError as error:
+            raise ProgrammeError(f"{where}: {error}") from None
+        if theatre.id in seen:
+            raise ProgrammeError(f"{where}: id: must differ from that of every theatre before")
+        seen.add(theatre.id)
+        yield theatre
+
+
+def _theatre_of(table: _Table) -> Theatre:
+    """Check what types can't say. ValueError starts with the field."""
+    if not _THEATRE_ID.fullmatch(table.id):
+        raise ValueError(
+            "id: must be 1 to 32 of a-z and 0-9 with single dashes between, such as main or screen-2"
+        )
+    name = table.id if table.name is None else table.name.strip()
+    if not 0 < len(name) <= _THEATRE_NAME_MAX or not name.isprintable():
+        raise ValueError(f"name: must be 1 to {_THEATRE_NAME_MAX} printable characters")
+    try:
+        timezone = timezone_from(table.timezone)
+    except ValueError as error:
+        raise ValueError(f"timezone: {error}") from None
+    try:
+        timings = timings_from(table.timings)
+    except ValueError as error:
+        raise ValueError(f"timings: {error}") from None
+    return Theatre(table.id, name, timezone, table.capacity, timings)
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """msgspec's `Expected ... - at `$.capacity`` with the field first."""
+    message, _, place = str(error).partition(" - at `$.")
+    message = message[0].lower() + message[1:]
+    return f"{place.rstrip('`')}: {message}" if place else message
