@@ -11,7 +11,7 @@ The life of a command
 - `run` packs the command, puts it into `waiting` and wakes the writer. The writer runs once per turn of the
   event loop, so it finds whatever the requests of that turn have asked for; a lone command waits for nobody.
 - Replies come in the order of the commands: each goes to the head of `in flight`. A command whose caller is
-  gone or whose deadline has passed keeps its place there: its reply is read, dropped, and reaches nobody else.
+  gone or whose deadline has passed keeps its place there: its reply is read and dropped, and nobody gets it.
 - A connection that fails is thrown away whole. What it carried goes to `again`, ahead of the waiting, and is
   replayed on the next one, for every script is replayable; but not without a caller, nor past the deadline.
 - A mutation that a lost connection carried is in doubt from then on: whatever refuses it later, its outcome
@@ -332,12 +332,12 @@ class Pipeline:
         while True:
             await self._work.wait()
             self._work.clear()
-            batch = self._next_batch()
-            if not batch:
-                continue
             if not connection.is_connected:
                 # send_packed_command would connect again behind our back, and the order of replies be lost.
                 raise redis.exceptions.ConnectionError("the connection was closed")
+            batch = self._next_batch()
+            if not batch:
+                continue
             self._in_flight.extend(batch)
             self.batches += 1
             self.commands += len(batch)
@@ -377,7 +377,7 @@ class Pipeline:
                 self._note_accepted(command.script)
 
     def _refuse(self, command: _Command, error: redis.exceptions.RedisError) -> None:
-        """Answer a command that the server refused; raise `_AwayError` if it is time for another connection."""
+        """Answer a command that the server refused; `_AwayError` if another connection is the way on."""
         self._work.set()
         code = error.status_code or str(error).partition(" ")[0]
         script = command.script
