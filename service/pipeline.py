@@ -22,6 +22,7 @@ answered. No client can prevent that; the scripts guard against it (tombstones, 
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 _pack: Callable[[tuple[str | int | bytes, ...]], bytes]
 _pack = hiredis.pack_command  # type: ignore[assignment]  # its stub knows tuples of one element only
 
-CONNECT_S = 1.0  # a whole attempt: connect, log in, load the scripts
+CONNECT_S = 2.0  # a whole attempt: connect, TLS, log in, load the scripts; some ten round trips
 PROBE_EVERY_S = 0.4
 READY_WITHIN_S = 0.9  # silence that makes `ready` false: two probes, and within the second that is promised
 TICK_S = 0.05  # how late a deadline may be noticed
@@ -96,9 +97,7 @@ class _Command:
         if self.future.done():
             return
         if self.script is None:
-            # In flight, whoever asked has a limit of its own; unsent, nothing will come.
-            if not sent:
-                self.future.cancel()
+            self.future.cancel()
         elif self.mutates and (sent or self.in_doubt):
             self.future.set_exception(OutcomeUnknown(f"{why}; the outcome is unknown"))
         else:
@@ -197,7 +196,10 @@ class Pipeline:
         return self._connected and self._loop.time() - self._heard_at < READY_WITHIN_S
 
     def now_ms(self) -> int:
-        """The Redis server's clock, milliseconds since 1970; before the first answer, this machine's."""
+        """The Redis server's clock, milliseconds since 1970; before the first answer, this machine's.
+
+        Right to half a round trip, so it may step back by as much when the pipeline learns better.
+        """
         return int(time.monotonic() * 1000 + self._clock_offset_ms)
 
     @property
@@ -286,12 +288,14 @@ class Pipeline:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await connection.disconnect(nowait=True)
             self._take_back()
+            with contextlib.suppress(redis.exceptions.RedisError, OSError):
+                await connection.disconnect(nowait=True)
         troubles = [task.exception() for task in done]
+        log.info("the connection to Redis is lost (%s); connecting anew", troubles[0])
         for trouble in troubles:
             if not isinstance(trouble, redis.exceptions.RedisError | OSError | _AwayError):
-                log.error("the pipeline met an error of its own; connecting anew", exc_info=trouble)
+                log.error("the pipeline met an error of its own", exc_info=trouble)
         return next((trouble for trouble in troubles if isinstance(trouble, _AwayError)), troubles[0])
 
     def _take_back(self) -> None:
@@ -385,7 +389,7 @@ class Pipeline:
             if not command.future.done():
                 command.future.set_exception(error)
         elif code == "NOSCRIPT" and command.reloads < RELOADS:
-            self._reload(script)
+            self._reload(script, command.deadline)
             command.reloads += 1
             self._again.append(command)
         elif code in REFUSALS:
@@ -398,7 +402,7 @@ class Pipeline:
         if code in CHANGES_OF_SERVER:
             raise _AwayError(REFUSALS[code])
 
-    def _reload(self, script: Script) -> None:
+    def _reload(self, script: Script, deadline: float) -> None:
         """Queue SCRIPT LOAD, once for all commands that miss the script: their repeats line up behind it."""
         if script.sha in self._reloading:
             return
@@ -409,7 +413,7 @@ class Pipeline:
             if not future.cancelled():
                 future.exception()  # seen: a failed load shows as NOSCRIPT again
 
-        self._own("SCRIPT", "LOAD", script.source).add_done_callback(loaded)
+        self._own(deadline, "SCRIPT", "LOAD", script.source).add_done_callback(loaded)
 
     def _note_accepted(self, script: Script) -> None:
         if self._refused.pop(script.name, None) is not None:
@@ -420,7 +424,7 @@ class Pipeline:
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             sent_at = time.monotonic()
-            answer = self._own("TIME")
+            answer = self._own(self._loop.time() + self._deadline_s, "TIME")
             done, _ = await asyncio.wait({answer}, timeout=self._deadline_s)
             if not done or answer.cancelled():
                 raise _AwayError(f"no answer for {self._deadline_s} s")
@@ -428,10 +432,9 @@ class Pipeline:
                 self._heard_at = self._loop.time()
                 self._set_clock(answer.result(), sent_at)
 
-    def _own(self, *words: str) -> asyncio.Future[Any]:
+    def _own(self, deadline: float, *words: str) -> asyncio.Future[Any]:
         """Queue a command of the pipeline itself, ahead of those that wait."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        deadline = self._loop.time() + self._deadline_s
         self._again.append(_Command(future, None, _pack(words), deadline, mutates=False))
         self._work.set()
         return future
@@ -447,9 +450,11 @@ class Pipeline:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
             for queue in (self._again, self._waiting):
-                while queue and queue[0].deadline <= now:
+                while queue and (queue[0].deadline <= now or queue[0].future.done()):
                     queue.popleft().fail("Redis did not take the command in time")
             for command in self._in_flight:
+                if command.script is None:
+                    continue  # `_probe` has a limit of its own
                 if command.deadline > now:
                     break
                 command.fail("Redis did not answer in time", sent=True)

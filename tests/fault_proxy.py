@@ -14,6 +14,8 @@ from typing import Self
 
 import hiredis
 
+PUSH = b">3\r\n$7\r\nmessage\r\n$7\r\nchannel\r\n$4\r\nnews\r\n"
+
 
 def frame_end(data: bytes | bytearray, start: int) -> int:
     """Where the RESP reply that begins at `start` ends; -1 if it is not whole yet."""
@@ -38,7 +40,8 @@ class FaultProxy:
     """Listens on a free port of loopback for the server at the Unix socket `upstream`.
 
     The script calls are numbered from 1 over all connections; those in `lost` lose their reply. `when_lost`
-    runs between the loss and the end of the connection.
+    runs between the loss and the end of the connection. Before the replies of those in `pushed` goes a push
+    message (RESP3) that nobody asked for.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class FaultProxy:
         upstream: str,
         *,
         lost: Collection[int] = (),
+        pushed: Collection[int] = (),
         when_lost: Callable[[], object] = lambda: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.upstream = upstream.removeprefix("unix://")
         self.lost = lost
+        self.pushed = pushed
         self.when_lost = when_lost
         self.tls = tls
         self.script_calls = 0
@@ -105,8 +110,11 @@ class FaultProxy:
             while data := await source.read(1 << 16):
                 buffer += data
                 while buffer and (end := frame_end(buffer, 0)) >= 0:
-                    if buffer[:1] != b">" and numbers.popleft() in self.lost:
+                    number = numbers.popleft() if buffer[:1] != b">" else 0
+                    if number in self.lost:
                         self.when_lost()
                         return
+                    if number in self.pushed:
+                        sink.write(PUSH)
                     sink.write(bytes(buffer[:end]))
                     del buffer[:end]

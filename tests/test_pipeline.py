@@ -220,6 +220,14 @@ async def test_a_command_cancelled_before_it_is_written_is_not_sent(
     assert await pipeline.run(COUNT, ["count"], [], mutates=True) == [b"counted", 1]
 
 
+async def test_a_push_message_is_nobodys_reply(server: Server) -> None:
+    async with FaultProxy(server.url, pushed=range(1, 200, 3)) as proxy, opened(proxy) as pipeline:
+        for first in range(0, 200, 20):
+            answers = [pipeline.run(ECHO, [], [n], mutates=False) for n in range(first, first + 20)]
+            assert await asyncio.gather(*answers) == [[b"echo", b"%d" % n] for n in range(first, first + 20)]
+        assert pipeline.connects == 1
+
+
 # Bounds
 
 
@@ -391,7 +399,7 @@ async def test_closing_on_a_stalled_server_ends_with_honest_answers(server: Serv
 async def test_a_server_that_died_is_unavailable_at_once_and_comes_back(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "service.pipeline")
+    caplog.set_level(logging.WARNING, "service.pipeline")
     async with opened(server.url) as pipeline:
         await pipeline.run(ECHO, [], ["before"], mutates=True)
         server.kill()
