@@ -309,7 +309,7 @@ class Pipeline:
         for command in under_way:
             if command.script is None:
                 command.future.cancel()
-            elif not command.future.done():
+            else:
                 self._again.append(command)
 
     def _go_away(self, reason: Exception) -> None:

@@ -274,6 +274,12 @@ async def test_a_flushed_script_cache_heals_inside_the_call(pipeline: Pipeline, 
     assert await client.get("count") == b"1000"
 
 
+async def test_a_missing_script_is_loaded_once_for_all_that_miss_it(pipeline: Pipeline) -> None:
+    written = pipeline.commands
+    await asyncio.gather(*(pipeline.run(ECHO, [], [n], mutates=False) for n in range(100)))
+    assert pipeline.commands - written <= 100 + 1 + 100 + 1  # the last would be the pipeline's own TIME
+
+
 async def test_a_sha_that_belongs_to_no_script_is_a_bug_and_ends(pipeline: Pipeline) -> None:
     with pytest.raises(redis.ResponseError):
         await pipeline.run(Script("wrong", "return 1", "0" * 40), [], [], mutates=True)
@@ -384,6 +390,15 @@ async def test_readiness_follows_a_stall_without_any_traffic(server: Server) -> 
         assert pipeline.connects == 1
 
 
+async def test_a_stall_is_noticed_and_healed_without_any_traffic(server: Server) -> None:
+    async with opened(server.url, deadline_s=0.5) as pipeline:
+        server.signal(signal.SIGSTOP)
+        await until(lambda: refused(pipeline))
+        server.signal(signal.SIGCONT)
+        await until(lambda: pipeline.ready)
+        assert pipeline.connects == 2
+
+
 async def test_closing_on_a_stalled_server_ends_with_honest_answers(server: Server) -> None:
     async with opened(server.url, deadline_s=0.3) as pipeline:
         await pipeline.run(ECHO, [], ["loaded"], mutates=False)
@@ -472,10 +487,13 @@ async def test_a_server_that_became_a_replica_is_away_until_it_is_promoted(serve
         server.client.replicaof("127.0.0.1", 1)
         with pytest.raises(Unavailable):
             await pipeline.run(COUNT, ["count"], [], mutates=True)
-        await until(lambda: refused(pipeline))
+        tried = int(server.client.info("stats")["total_connections_received"]) + 3
+        await until(lambda: int(server.client.info("stats")["total_connections_received"]) > tried)
+        assert refused(pipeline)
         assert not pipeline.ready
         server.client.replicaof("NO", "ONE")
         await until(lambda: pipeline.ready)
+        assert pipeline.connects == 2  # none of the attempts between took the replica for a master
         assert await pipeline.run(COUNT, ["count"], [], mutates=True) == [b"counted", 1]
 
 
