@@ -114,7 +114,7 @@ class Pipeline:
     `pool` says how to connect (TCP, TLS, Unix socket, Sentinel); of it only `make_connection` is used.
     `deadline_s` bounds each command. At most `max_in_flight` commands are written and unanswered, and
     `max_waiting` more wait; beyond them a command is answered `Unavailable` at once. The counters `batches`,
-    `commands` (written), `connects` and `shed` (refused at once) only grow.
+    `commands` (written), `connects`, `reconnects` and `shed` (refused at once) only grow.
     """
 
     def __init__(
@@ -201,6 +201,11 @@ class Pipeline:
         Right to half a round trip, so it may step back by as much when the pipeline learns better.
         """
         return int(time.monotonic() * 1000 + self._clock_offset_ms)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a lost connection was made anew."""
+        return max(0, self.connects - 1)
 
     @property
     def in_flight(self) -> int:
