@@ -1,0 +1,465 @@
+"""Auto-pipelining: the commands of all requests that wait at a moment travel to Redis as one write.
+
+The life of a command
+---------------------
+::
+
+    run() ──► waiting ──► written in one batch ──► in flight ──► reply ──► the caller's future
+                              ▲                        │
+                              └──────── again ◄────────┘  connection lost, or NOSCRIPT
+
+- `run` packs the command, puts it into `waiting` and wakes the writer. The writer runs once per turn of the
+  event loop, so it finds whatever the requests of that turn have asked for; a lone command waits for nobody.
+- Replies come in the order of the commands: each goes to the head of `in flight`. A command whose caller is
+  gone or whose deadline has passed keeps its place there: its reply is read and dropped, and nobody gets it.
+- A connection that fails is thrown away whole. What it carried goes to `again`, ahead of the waiting, and is
+  replayed on the next one, for every script is replayable; but not without a caller, nor past the deadline.
+- A mutation that a lost connection carried is in doubt from then on: whatever refuses it later, its outcome
+  is unknown, not "nothing was done".
+
+A delayed duplicate is possible: bytes of a lost connection may reach the server after the replay was
+answered. No client can prevent that; the scripts guard against it (tombstones, compare-and-set).
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+import redis.exceptions
+from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import EqualJitterBackoff, NoBackoff
+
+from service import scripts
+from service.errors import OutcomeUnknown, Unavailable
+from service.scripts import Script
+
+log = logging.getLogger(__name__)
+
+_pack: Callable[[tuple[str | int | bytes, ...]], bytes]
+_pack = hiredis.pack_command  # type: ignore[assignment]  # its stub knows tuples of one element only
+
+CONNECT_S = 2.0  # a whole attempt: connect, TLS, log in, load the scripts; some ten round trips
+PROBE_EVERY_S = 0.4
+READY_WITHIN_S = 0.9  # silence that makes `ready` false: two probes, and within the second that is promised
+TICK_S = 0.05  # how late a deadline may be noticed
+STEADY_S = 1.0  # a connection that lived so long was a good one: back-off starts anew
+RELOADS = 3  # NOSCRIPT so often for one command is no flushed cache but a bug
+
+# Replies by which the server says that it did not run the command, and what a person should know of each.
+REFUSALS = {
+    "BUSY": "Redis is busy with a long script",
+    "CLUSTERDOWN": "the Redis cluster is down",
+    "LOADING": "Redis is loading its data",
+    "MASTERDOWN": "the Redis replica has lost its master",
+    "MISCONF": "Redis cannot save to disk and refuses writes",
+    "NOAUTH": "Redis asks for a password",
+    "NOPERM": "the Redis user may not do this",
+    "NOREPLICAS": "too few Redis replicas are in touch",
+    "OOM": "Redis is out of memory",
+    "READONLY": "this Redis server is a replica and refuses writes",
+    "TRYAGAIN": "the Redis cluster is moving these keys",
+    "WRONGPASS": "Redis refuses the password",
+}
+# After these another connection, perhaps to another server, is the way on.
+CHANGES_OF_SERVER = frozenset({"LOADING", "MASTERDOWN", "NOAUTH", "READONLY", "WRONGPASS"})
+
+
+class _Command:
+    """One command and its place in the order of replies. Those of the pipeline itself have no script."""
+
+    __slots__ = ("deadline", "future", "in_doubt", "mutates", "packed", "reloads", "script")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Any],
+        script: Script | None,
+        packed: bytes,
+        deadline: float,
+        mutates: bool,
+    ) -> None:
+        self.future = future
+        self.script = script
+        self.packed = packed
+        self.deadline = deadline  # on the clock of the event loop, seconds
+        self.mutates = mutates
+        self.in_doubt = False  # a lost connection may have carried it to the server
+        self.reloads = 0
+
+    def fail(self, why: str, *, sent: bool = False) -> None:
+        """Tell the caller honestly: unknown if the server may have done it, else unavailable."""
+        if self.future.done():
+            return
+        if self.script is None:
+            self.future.cancel()
+        elif self.mutates and (sent or self.in_doubt):
+            self.future.set_exception(OutcomeUnknown(f"{why}; the outcome is unknown"))
+        else:
+            self.future.set_exception(Unavailable(f"{why}; nothing was done"))
+
+
+class _AwayError(Exception):
+    """The server is connected but of no use: it stopped answering, or asked us to go elsewhere."""
+
+
+class Pipeline:
+    """All commands of this process to one Redis server, over one connection at a time.
+
+    `pool` says how to connect (TCP, TLS, Unix socket, Sentinel); of it only `make_connection` is used.
+    `deadline_s` bounds each command. At most `max_in_flight` commands are written and unanswered, and
+    `max_waiting` more wait; beyond them a command is answered `Unavailable` at once. The counters `batches`,
+    `commands` (written), `connects`, `reconnects` and `shed` (refused at once) only grow.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        deadline_s: float = 2.0,
+        max_in_flight: int = 1024,
+        max_waiting: int = 4096,
+    ) -> None:
+        self._pool = pool
+        self._deadline_s = deadline_s
+        self._max_in_flight = max_in_flight
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Command] = deque()
+        self._again: deque[_Command] = deque()
+        self._in_flight: deque[_Command] = deque()
+        self._reloading: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._work = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed_because: str | None = "the pipeline is not open"
+        self._away_since: float | None = None
+        self._connected = False
+        self._heard_at = 0.0
+        self._clock_offset_ms = (time.time() - time.monotonic()) * 1000
+        self.batches = 0
+        self.commands = 0
+        self.connects = 0
+        self.shed = 0
+
+    async def open(self) -> None:
+        """Start, and wait for the first attempt to connect; should it fail, the pipeline goes on trying."""
+        self._loop = asyncio.get_running_loop()
+        self._closed_because = None
+        self._tasks = [
+            self._loop.create_task(self._keep_connected()),
+            self._loop.create_task(self._keep_deadlines()),
+        ]
+        await self._tried.wait()
+
+    async def close(self) -> None:
+        """Refuse new commands, let those under way be answered (within the deadline), then disconnect."""
+        self._closed_because = "the service is shutting down"
+        under_way = itertools.chain(self._in_flight, self._again, self._waiting)
+        if futures := [command.future for command in under_way if not command.future.done()]:
+            await asyncio.wait(futures, timeout=self._deadline_s + 2 * TICK_S)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for command in itertools.chain(self._again, self._waiting):
+            command.fail("the service is shutting down")
+        self._again.clear()
+        self._waiting.clear()
+
+    def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], *, mutates: bool
+    ) -> asyncio.Future[Any]:
+        """Run `script` in the next batch; await the result for its reply: bytes, ints and lists of them.
+
+        Cancelling the wait leaves everybody else's commands alone. Awaiting raises `Unavailable` (nothing was
+        done), `OutcomeUnknown` (only where `mutates`), or redis-py's `ResponseError` as it came, for a bug.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closed_because is not None or len(self._waiting) >= self._max_waiting:
+            future.set_exception(self._not_accepted())
+            return future
+        packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *args))
+        deadline = self._loop.time() + self._deadline_s
+        self._waiting.append(_Command(future, script, packed, deadline, mutates))
+        self._work.set()
+        return future
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server answered lately: false within a second of an outage, true again by itself."""
+        return self._connected and self._loop.time() - self._heard_at < READY_WITHIN_S
+
+    def now_ms(self) -> int:
+        """The Redis server's clock, milliseconds since 1970; before the first answer, this machine's.
+
+        Right to half a round trip, so it may step back by as much when the pipeline learns better.
+        """
+        return int(time.monotonic() * 1000 + self._clock_offset_ms)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a lost connection was made anew."""
+        return max(0, self.connects - 1)
+
+    @property
+    def in_flight(self) -> int:
+        """Commands written whose replies have not come."""
+        return len(self._in_flight)
+
+    @property
+    def waiting(self) -> int:
+        """Commands not written yet, or to be written again."""
+        return len(self._waiting) + len(self._again)
+
+    def _not_accepted(self) -> Unavailable:
+        self.shed += 1
+        return Unavailable(f"{self._closed_because or 'too many requests are waiting'}; nothing was done")
+
+    # The connection: made, served until it fails, thrown away, made again; never two at a time.
+
+    async def _keep_connected(self) -> None:
+        backoff = EqualJitterBackoff(cap=0.5, base=0.01)
+        failures = 0
+        while True:
+            try:
+                connection = await self._connect()
+            except Exception as error:
+                # Whatever it raises (network, TLS, credentials), to try again is all there is to do.
+                self._go_away(error)
+                self._tried.set()
+            else:
+                connected_at = self._loop.time()
+                self._come_back()
+                self._tried.set()
+                trouble = await self._serve(connection)
+                if isinstance(trouble, _AwayError):
+                    self._go_away(trouble)
+                if not isinstance(trouble, _AwayError) or self._loop.time() - connected_at > STEADY_S:
+                    failures = 0
+            failures += 1
+            await asyncio.sleep(backoff.compute(failures))
+
+    async def _connect(self) -> Connection:
+        """Connect, load every script and learn the server's clock: one attempt, bounded in time."""
+        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's
+        # Deadlines and repeats are this module's, not redis-py's, whatever the pool was told.
+        connection.socket_timeout = None
+        connection.retry = Retry(NoBackoff(), 0)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's
+                await self._greet(connection)
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise _AwayError(f"no connection within {CONNECT_S} s") from error
+            raise
+        return connection
+
+    async def _greet(self, connection: Connection) -> None:
+        commands = [_pack(("SCRIPT", "LOAD", script.source)) for script in scripts.ALL]
+        commands += [_pack(("TIME",)), _pack(("ROLE",))]
+        sent_at = time.monotonic()
+        await connection.send_packed_command(b"".join(commands), check_health=False)
+        for _ in scripts.ALL:
+            await connection.read_response(disable_decoding=True)
+        self._set_clock(await connection.read_response(disable_decoding=True), sent_at)
+        try:
+            role = await connection.read_response(disable_decoding=True)
+        except redis.exceptions.ResponseError:
+            return  # a user who may not ask for the role; READONLY will tell
+        if role[0] == b"slave":
+            raise _AwayError(REFUSALS["READONLY"])
+
+    async def _serve(self, connection: Connection) -> BaseException | None:
+        """Write, read and probe until one of them fails; take back what was under way; return the reason."""
+        tasks = {
+            self._loop.create_task(self._write(connection)),
+            self._loop.create_task(self._read(connection)),
+            self._loop.create_task(self._probe()),
+        }
+        self._connected = True
+        self._work.set()
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._connected = False
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._take_back()
+            with contextlib.suppress(redis.exceptions.RedisError, OSError):
+                await connection.disconnect(nowait=True)
+        troubles = [task.exception() for task in done]
+        log.info("the connection to Redis is lost (%s); connecting anew", troubles[0])
+        for trouble in troubles:
+            if not isinstance(trouble, redis.exceptions.RedisError | OSError | _AwayError):
+                log.error("the pipeline met an error of its own", exc_info=trouble)
+        return next((trouble for trouble in troubles if isinstance(trouble, _AwayError)), troubles[0])
+
+    def _take_back(self) -> None:
+        """Queue what the lost connection carried for the next one, in the old order."""
+        for command in self._in_flight:
+            command.in_doubt = True
+        under_way = [*self._in_flight, *self._again]
+        self._in_flight.clear()
+        self._again.clear()
+        self._reloading.clear()
+        for command in under_way:
+            if command.script is None:
+                command.future.cancel()
+            else:
+                self._again.append(command)
+
+    def _go_away(self, reason: Exception) -> None:
+        """Open the circuit: until a connection stands again, new commands are refused at once."""
+        if self._away_since is None:
+            self._away_since = self._loop.time()
+            log.warning("Redis is away: %s", str(reason) or repr(reason))
+        if self._closed_because is None:
+            self._closed_because = "Redis is away"
+
+    def _come_back(self) -> None:
+        self.connects += 1
+        self._heard_at = self._loop.time()
+        if self._away_since is not None:
+            log.warning("Redis is back after %.1f s", self._heard_at - self._away_since)
+            self._away_since = None
+            if self._closed_because == "Redis is away":
+                self._closed_because = None
+
+    # The three tasks of a connection.
+
+    async def _write(self, connection: Connection) -> None:
+        """Write all that waits, as one packed command list, whenever something does."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if not connection.is_connected:
+                # send_packed_command would connect again behind our back, and the order of replies be lost.
+                raise redis.exceptions.ConnectionError("the connection was closed")
+            batch = self._next_batch()
+            if not batch:
+                continue
+            self._in_flight.extend(batch)
+            self.batches += 1
+            self.commands += len(batch)
+            packed = b"".join([command.packed for command in batch])
+            await connection.send_packed_command(packed, check_health=False)
+
+    def _next_batch(self) -> list[_Command]:
+        room = self._max_in_flight - len(self._in_flight)
+        batch: list[_Command] = []
+        for queue in (self._again, self._waiting):
+            while queue and len(batch) < room:
+                command = queue.popleft()
+                if not command.future.done():
+                    batch.append(command)
+        return batch
+
+    async def _read(self, connection: Connection) -> None:
+        """Give each reply to the command at the head of the order."""
+        in_flight = self._in_flight
+        waiting = self._waiting
+        again = self._again
+        while True:
+            try:
+                reply = await connection.read_response(disable_decoding=True)
+            except redis.exceptions.RedisError as error:
+                if error.status_code is None and not isinstance(error, redis.exceptions.ResponseError):
+                    raise  # the connection's trouble; with a status code it was the server's reply
+                self._refuse(in_flight.popleft(), error)
+                continue
+            command = in_flight.popleft()
+            if waiting or again:  # for want of room in flight
+                self._work.set()
+            if command.future.done():
+                continue
+            command.future.set_result(reply)
+            if self._refused and command.script is not None:
+                self._note_accepted(command.script)
+
+    def _refuse(self, command: _Command, error: redis.exceptions.RedisError) -> None:
+        """Answer a command that the server refused; `_AwayError` if another connection is the way on."""
+        self._work.set()
+        code = error.status_code or str(error).partition(" ")[0]
+        script = command.script
+        if script is None:
+            if not command.future.done():
+                command.future.set_exception(error)
+        elif code == "NOSCRIPT" and command.reloads < RELOADS:
+            self._reload(script, command.deadline)
+            command.reloads += 1
+            self._again.append(command)
+        elif code in REFUSALS:
+            if self._refused.get(script.name) != code:
+                self._refused[script.name] = code
+                log.warning("Redis refuses the script %s: %s (%s)", script.name, REFUSALS[code], code)
+            command.fail(REFUSALS[code])
+        elif not command.future.done():
+            command.future.set_exception(error)
+        if code in CHANGES_OF_SERVER:
+            raise _AwayError(REFUSALS[code])
+
+    def _reload(self, script: Script, deadline: float) -> None:
+        """Queue SCRIPT LOAD, once for all commands that miss the script: their repeats line up behind it."""
+        if script.sha in self._reloading:
+            return
+        self._reloading.add(script.sha)
+
+        def loaded(future: asyncio.Future[Any]) -> None:
+            self._reloading.discard(script.sha)
+            if not future.cancelled():
+                future.exception()  # seen: a failed load shows as NOSCRIPT again
+
+        self._own(deadline, "SCRIPT", "LOAD", script.source).add_done_callback(loaded)
+
+    def _note_accepted(self, script: Script) -> None:
+        if self._refused.pop(script.name, None) is not None:
+            log.warning("Redis accepts the script %s again", script.name)
+
+    async def _probe(self) -> None:
+        """Ask for the server's time again and again: for the clock, for `ready`, and to notice a stall."""
+        while True:
+            await asyncio.sleep(PROBE_EVERY_S)
+            sent_at = time.monotonic()
+            answer = self._own(self._loop.time() + self._deadline_s, "TIME")
+            done, _ = await asyncio.wait({answer}, timeout=self._deadline_s)
+            if not done or answer.cancelled():
+                raise _AwayError(f"no answer for {self._deadline_s} s")
+            if answer.exception() is None:
+                self._heard_at = self._loop.time()
+                self._set_clock(answer.result(), sent_at)
+
+    def _own(self, deadline: float, *words: str) -> asyncio.Future[Any]:
+        """Queue a command of the pipeline itself, ahead of those that wait."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._again.append(_Command(future, None, _pack(words), deadline, mutates=False))
+        self._work.set()
+        return future
+
+    def _set_clock(self, reply: Sequence[bytes], sent_at: float) -> None:
+        """Learn the server's clock from TIME, taken as read halfway between asking and hearing."""
+        server_ms = int(reply[0]) * 1000 + int(reply[1]) / 1000
+        self._clock_offset_ms = server_ms - (sent_at + time.monotonic()) * 500
+
+    async def _keep_deadlines(self) -> None:
+        """Look at the heads of the queues now and then: deadlines are in order there."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._loop.time()
+            for queue in (self._again, self._waiting):
+                while queue and (queue[0].deadline <= now or queue[0].future.done()):
+                    queue.popleft().fail("Redis did not take the command in time")
+            for command in self._in_flight:
+                if command.script is None:
+                    continue  # `_probe` has a limit of its own
+                if command.deadline > now:
+                    break
+                command.fail("Redis did not answer in time", sent=True)
