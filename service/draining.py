@@ -3,10 +3,11 @@
 aiohttp alone closes idle connections without a warning, and drops what a client has sent by then: measured as
 20 to 39 lost requests with 40 busy clients. So a process that is told to end goes on accepting for a moment,
 says `Connection: close` in each answer, so that every client knows that the connection is over, and only then
-closes what is idle. (A request that crosses the closing of an idle connection is lost in any HTTP/1.1 server.)
+closes what is idle. A request that crosses the
+closing of an idle connection is lost by any HTTP/1.1 server.
 
-When all processes end, the socket closes with them, and the kernel resets the connections that still wait in its
-queue. So the master first has the kernel ignore new attempts, and what waits is taken over meanwhile.
+When all processes end, the socket closes with them, and the kernel resets the connections that still wait in
+its queue. So the master first has the kernel ignore new attempts, and what waits is taken over meanwhile.
 """
 
 import asyncio
@@ -27,7 +28,10 @@ LAST_REQUEST_S = 1.0  # in this time an open connection may send its last reques
 
 
 class DrainingRunner(web.AppRunner):
-    """An application that loses no request when it ends. `Application.on_shutdown` fires as the drain begins."""
+    """Runs an application and ends it without losing a request.
+
+    `Application.on_shutdown` fires as the drain begins, while requests still come: readiness ends there.
+    """
 
     __slots__ = ("_pool",)
 
@@ -44,7 +48,7 @@ class DrainingRunner(web.AppRunner):
         """Nothing: the application heard of its end at the beginning of the drain."""
 
     async def cleanup(self) -> None:
-        """Drain, end what still runs when its time is over, then close the application and its connections."""
+        """Drain, end what still runs when its time is over, then close the application."""
         if self.server is not None:
             await self.app.shutdown()
             _make_answers_the_last(self.server)
@@ -81,9 +85,9 @@ def _make_answers_the_last(server: web.Server) -> None:
 
 
 def drop_connection_attempts(listener: Any) -> None:
-    """Have the kernel ignore new connection attempts to a listening socket; what is under way goes on (Linux).
+    """Have the kernel ignore new connection attempts to a listening socket (Linux); what waits there stays.
 
-    An ignored client tries again after a second, and meets either a closed port or the next run of the service.
+    An ignored client tries again after a second, and meets a closed port or the next run of the service.
     A classic BPF program on the socket sees TCP segments from their header on: byte 13 holds the flags.
     https://www.kernel.org/doc/html/latest/networking/filter.html
     """

@@ -67,7 +67,7 @@ class Holder(msgspec.Struct):
 
 
 class EmbeddedServer:
-    """A Valkey child of this process. Start it from the main thread: PDEATHSIG follows the thread that forked."""
+    """A Valkey child of this process. Start it from the main thread: PDEATHSIG follows the one that forked."""
 
     def __init__(self, data_dir: Path, lock: int, socket: Path) -> None:
         self.data_dir = data_dir
@@ -115,7 +115,7 @@ class EmbeddedServer:
     def rewrite_if_due(self) -> None:
         """Have the append-only file rewritten once a day: names and phones stay in it until then.
 
-        The age is that of the base file, which each rewrite makes anew: no other state, right across restarts.
+        The age is that of the base file, which each rewrite makes anew: so it holds across restarts.
         """
         bases = list((self.data_dir / "appendonlydir").glob("*.base.*"))
         if not bases or time.time() - max(base.stat().st_mtime for base in bases) < REWRITE_AGE_S:

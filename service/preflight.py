@@ -146,5 +146,5 @@ def _refuse(report: ServerReport, info: dict[str, Any]) -> None:
     if report.policy not in {None, "noeviction"}:
         raise PreflightError(
             f"the server at {report.address} has maxmemory-policy {report.policy}, which would delete "
-            "sold tickets: set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration file)"
+            "sold tickets: set it to noeviction, in its configuration file and by CONFIG SET"
         )
