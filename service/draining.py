@@ -3,8 +3,7 @@
 aiohttp alone closes idle connections without a warning, and drops what a client has sent by then: measured as
 20 to 39 lost requests with 40 busy clients. So a process that is told to end goes on accepting for a moment,
 says `Connection: close` in each answer, so that every client knows that the connection is over, and only then
-closes what is idle. A request that crosses the
-closing of an idle connection is lost by any HTTP/1.1 server.
+closes what is idle. (A request that crosses the closing of an idle connection is lost in HTTP/1.1.)
 
 When all processes end, the socket closes with them, and the kernel resets the connections that still wait in
 its queue. So the master first has the kernel ignore new attempts, and what waits is taken over meanwhile.

@@ -67,7 +67,7 @@ class Holder(msgspec.Struct):
 
 
 class EmbeddedServer:
-    """A Valkey child of this process. Start it from the main thread: PDEATHSIG follows the one that forked."""
+    """A Valkey child of this process. Start it from the main thread: PDEATHSIG is bound to that thread."""
 
     def __init__(self, data_dir: Path, lock: int, socket: Path) -> None:
         self.data_dir = data_dir

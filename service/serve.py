@@ -204,7 +204,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             super().spawn_workers()
 
     def spawn_worker(self) -> Any:
-        """Fork a web process. A signal that comes meanwhile waits, because so young a child would ignore it."""
+        """Fork a web process. A signal that comes meanwhile waits: so young a child would ignore it."""
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             return super().spawn_worker()

@@ -1,4 +1,4 @@
-"""A small application for the tests of `serve`: `python stand_in.py SETTINGS_JSON` serves it as Matinee is served.
+"""A small application for the tests of `serve`: `python stand_in.py SETTINGS_JSON` serves it like Matinee.
 
 Counters in the store stand for bookings, so that these tests do not depend on what the service does.
 """

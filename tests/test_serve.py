@@ -170,7 +170,9 @@ def test_ctrl_c_reaches_the_whole_group_and_ends_all_in_order(make_service: Call
     assert service.process.wait(WAIT_S) == 0
     service.nothing_is_left()
     assert "Traceback" not in service.lines()
-    assert "ready to exit" in (service.data_dir / "valkey.log").read_text(), "Valkey ended by itself, in order"
+    assert "ready to exit" in (service.data_dir / "valkey.log").read_text(), (
+        "Valkey ended by itself, in order"
+    )
     service.start()
     assert service.count() == 2
 
@@ -210,7 +212,9 @@ def test_a_killed_web_process_is_replaced(make_service: Callable[..., Service]) 
     assert int(service.ask("GET", "/process")[1]) != killed
 
 
-def test_a_second_start_on_the_folder_is_refused_and_harms_nothing(make_service: Callable[..., Service]) -> None:
+def test_a_second_start_on_the_folder_is_refused_and_harms_nothing(
+    make_service: Callable[..., Service],
+) -> None:
     first, second = make_service().start(), make_service()
     assert first.count() == 1
     second.settings["data_dir"] = str(first.data_dir)
@@ -311,7 +315,9 @@ class Tally(msgspec.Struct):
 
 async def client(port: int, tally: Tally, keep_alive: bool) -> None:
     """Send one request after the other, as browsers and proxies do: reconnect when the answer says so."""
-    request = b"GET /process HTTP/1.1\r\nHost: localhost\r\n" + (b"" if keep_alive else b"Connection: close\r\n")
+    request = b"GET /process HTTP/1.1\r\nHost: localhost\r\n" + (
+        b"" if keep_alive else b"Connection: close\r\n"
+    )
     while not tally.over:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -334,7 +340,7 @@ async def client(port: int, tally: Tally, keep_alive: bool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def load(port: int):  # noqa: ANN201  an async generator of Tally
+async def load(port: int):
     """32 busy clients, half of them on lasting connections, for as long as the block runs."""
     tally = Tally()
     async with asyncio.TaskGroup() as clients:
@@ -351,12 +357,14 @@ async def answers(tally: Tally, more: int) -> None:
     """Wait for so many more answers."""
     goal = tally.answered + more
     async with asyncio.timeout(WAIT_S):
-        while tally.answered < goal:
+        while tally.answered < goal:  # noqa: ASYNC110  an event for each answer would slow the clients
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_sigterm_under_load_loses_no_request(make_service: Callable[..., Service], workers: int) -> None:
+async def test_sigterm_under_load_loses_no_request(
+    make_service: Callable[..., Service], workers: int
+) -> None:
     service = make_service(workers).start()
     async with load(service.port) as tally:
         assert await asyncio.to_thread(service.end) == 0
