@@ -189,6 +189,19 @@ def test_a_killed_master_leaves_no_orphan_and_the_next_start_goes_on(
     service.nothing_is_left()
 
 
+def test_a_request_that_outlives_a_killed_master_does_not_hold_the_folder(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=1).start()
+    connection = begin_slow_request(service, seconds=3600)
+    (still_at_it,) = service.web_processes()
+    service.end(signal.SIGKILL)
+    service.start()
+    assert runs(still_at_it), "the folder and the port were free before it ended"
+    os.kill(still_at_it, signal.SIGKILL)
+    connection.close()
+
+
 def test_a_killed_valkey_is_started_again_with_its_data(make_service: Callable[..., Service]) -> None:
     service = make_service().start()
     assert service.count() == 1
