@@ -80,7 +80,9 @@ class Service:
     def answers(self) -> bool:
         assert self.process.poll() is None, self.lines()
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.ask("GET", "/process")[0] == 200
+            status, pid = self.ask("GET", "/process")
+            # A web process of a killed master may answer for up to another second.
+            return status == 200 and int(pid) in self.web_processes()
         return False
 
     def ask(self, method: str, path: str) -> tuple[int, str]:
