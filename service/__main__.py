@@ -1,0 +1,92 @@
+"""The command line: `matinee serve`, `matinee check`, `matinee health`. Every error is one line, exit code 1.
+
+Each command imports what it needs: `matinee health` runs every few seconds in a container, and the web server
+and redis-py take several times as long to import as all that it does.
+"""
+
+import argparse
+import http.client
+import logging
+import os
+import sys
+
+from service import __version__
+from service.settings import Settings, SettingsError, describe
+
+HEALTH_TIMEOUT_S = 3.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="matinee",
+        description="A booking service for movie theatres.",
+        epilog=f"Settings come from the environment:\n\n{describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"matinee {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, run, meaning in (
+        ("serve", _serve, "start the service"),
+        ("check", _check, "check the settings, the programme and the server, and say what was found"),
+        ("health", _health, "ask the running service whether it is ready (exit code 0 or 1)"),
+    ):
+        commands.add_parser(name, help=meaning, description=meaning).set_defaults(run=run)
+    chosen = parser.parse_args(arguments)
+
+    logging.basicConfig(format="matinee: %(message)s", level=logging.INFO)
+    try:
+        return int(chosen.run(Settings.from_environment(os.environ)))
+    except SettingsError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(settings: Settings) -> int:
+    from service.app import create_app  # noqa: PLC0415  slow to import, see above
+    from service.programme import programme_from  # noqa: PLC0415  as above
+    from service.serve import CANNOT_START, serve  # noqa: PLC0415  as above
+
+    try:
+        serve(settings, programme_from(settings), create_app)
+    except CANNOT_START as error:
+        return _fail(error)
+
+
+def _check(settings: Settings) -> int:
+    from service.check import findings  # noqa: PLC0415  as above
+    from service.serve import CANNOT_START  # noqa: PLC0415  as above
+
+    try:
+        for line in findings(settings):
+            print(line)
+    except CANNOT_START as error:
+        return _fail(error)
+    return 0
+
+
+def _health(settings: Settings) -> int:
+    """Ask /readyz, on this machine: a wildcard address is reached by loopback."""
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
+    host = loopback.get(settings.host, settings.host)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return _fail(f"no answer from {host}, port {settings.port}: {error or type(error).__name__}")
+    finally:
+        connection.close()
+    return 0 if status == http.HTTPStatus.OK else _fail(f"not ready: status {status}")
+
+
+def _fail(reason: object) -> int:
+    """Say it on stderr, each line of it under the program's name."""
+    for line in str(reason).splitlines():
+        print(f"matinee: {line}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The end of a web process, or of all: without losing a request.
+
+aiohttp alone closes idle connections without a warning, and drops what a client has sent by then: measured as
+20 to 39 lost requests with 40 busy clients. So a process that is told to end goes on accepting for a moment,
+says `Connection: close` in each answer, so that every client knows that the connection is over, and only then
+closes what is idle. (A request that crosses the closing of an idle connection is lost in HTTP/1.1.)
+
+When all processes end, the socket closes with them, and the kernel resets the connections that still wait in
+its queue. So the master first has the kernel ignore new attempts, and what waits is taken over meanwhile.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from aiohttp import web
+from redis.asyncio import ConnectionPool
+
+KEEPALIVE_S = 75.0  # longer than the 60 s of common proxies, so that the proxy is the one that closes
+STILL_ACCEPTING_S = 0.1  # in this time a draining process takes over what the kernel has accepted
+LAST_REQUEST_S = 1.0  # in this time an open connection may send its last request
+
+
+class DrainingRunner(web.AppRunner):
+    """Runs an application and ends it without losing a request.
+
+    `Application.on_shutdown` fires as the drain begins, while requests still come: readiness ends there.
+    """
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, app: web.Application, pool: ConnectionPool, *, grace_s: float) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=grace_s - STILL_ACCEPTING_S - 2 * LAST_REQUEST_S,
+        )
+        self._pool = pool
+
+    async def shutdown(self) -> None:
+        """Nothing: the application heard of its end at the beginning of the drain."""
+
+    async def cleanup(self) -> None:
+        """Drain, end what still runs when its time is over, then close the application."""
+        if self.server is not None:
+            await self.app.shutdown()
+            _make_answers_the_last(self.server)
+            await asyncio.sleep(STILL_ACCEPTING_S)
+            for site in self.sites:
+                await site.stop()
+            deadline = time.monotonic() + LAST_REQUEST_S
+            # aiohttp has no event for the end of the last connection.
+            while self.server.connections and time.monotonic() < deadline:  # noqa: ASYNC110  as said
+                await asyncio.sleep(0.01)
+        await super().cleanup()
+        await self._pool.aclose()
+
+
+def _make_answers_the_last(server: web.Server) -> None:
+    """From now on each answer on any connection says `Connection: close`.
+
+    Done by changing the handler, so that it costs nothing before.
+    """
+    handle = server.request_handler
+
+    async def answer_last(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            answer = await handle(request)
+        except web.HTTPException as error:
+            error.force_close()
+            raise
+        answer.force_close()
+        return answer
+
+    server.request_handler = answer_last
+    for connection in server.connections:
+        connection._request_handler = answer_last  # open connections have their own reference
+
+
+def drop_connection_attempts(listener: Any) -> None:
+    """Have the kernel ignore new connection attempts to a listening socket (Linux); what waits there stays.
+
+    An ignored client tries again after a second, and meets a closed port or the next run of the service.
+    A classic BPF program on the socket sees TCP segments from their header on: byte 13 holds the flags.
+    https://www.kernel.org/doc/html/latest/networking/filter.html
+    """
+    if sys.platform != "linux":
+        return
+    so_attach_filter = 26
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # load the byte of flags
+            (0x45, 0, 1, 0x02),  # SYN?
+            (0x06, 0, 0, 0),  # then drop the segment
+            (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
+        )
+    )
+    memory = ctypes.create_string_buffer(program, len(program))
+    with contextlib.suppress(
+        OSError
+    ):  # a sandbox may forbid it; then a connection may be reset, as without it
+        listener.setsockopt(
+            socket.SOL_SOCKET,
+            so_attach_filter,
+            struct.pack("HP", len(program) // 8, ctypes.addressof(memory)),
+        )

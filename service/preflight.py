@@ -1,0 +1,150 @@
+"""The checks on a Redis or Valkey server before the service uses it."""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+TIMEOUT_S = 3.0
+REDIS_MINIMUM = (7, 0)
+VALKEY_MINIMUM = (8, 0)
+
+
+class PreflightError(Exception):
+    """The server will not do; the message is one line that says what to change and never holds a password."""
+
+
+class ServerReport(msgspec.Struct, frozen=True):
+    """What was found: `address` is host:port or a socket's path, `policy` None where the server hides it."""
+
+    address: str
+    kind: Literal["Redis", "Valkey"]
+    version: str
+    role: str
+    policy: str | None
+    persistence: Literal["append-only file", "none or snapshots"]
+    warnings: tuple[str, ...] = ()
+
+
+def inspect_server(url: str) -> ServerReport:
+    """Look at the server at `url` (redis://, rediss://, unix://) and report it.
+
+    Raises PreflightError when it is out of reach, too old, a replica, a cluster node, would evict tickets, or
+    forbids scripts. That nothing persists is a warning: some deployments want it so.
+    """
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+    except ValueError:  # its text may quote the URL, and with it the password
+        raise PreflightError(
+            "MATINEE_REDIS_URL is no URL of a server: it reads redis://[user:password@]host:port/db, "
+            "rediss://… for TLS, or unix:///path/to/socket"
+        ) from None
+    address = _address(client)
+    with client:
+        try:
+            info: dict[str, Any] = client.info()
+            policy = info.get("maxmemory_policy") or _configured_policy(client)
+            _try_scripts(client, address)
+        except redis.RedisError as error:
+            raise PreflightError(_trouble(address, error)) from error
+    report = _report(address, info, policy)
+    _refuse(report, info)
+    return report
+
+
+def _address(client: redis.Redis) -> str:
+    options = client.connection_pool.connection_kwargs
+    if "path" in options:
+        return str(options["path"])
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+
+def _configured_policy(client: redis.Redis) -> str | None:
+    """The eviction policy by CONFIG GET, where INFO lacks it; None where that is forbidden too."""
+    try:
+        found: dict[Any, Any] = client.config_get("maxmemory-policy")
+    except redis.ResponseError:
+        return None
+    return found.get("maxmemory-policy")
+
+
+def _try_scripts(client: redis.Redis, address: str) -> None:
+    """Load and run a script as the service does; a server or a user without that right is of no use."""
+    try:
+        client.evalsha(client.script_load("return 1"), 0)
+    except redis.ResponseError as error:
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            raise
+        raise PreflightError(
+            f"the server at {address} forbids scripts to this user: allow EVALSHA and SCRIPT LOAD "
+            "(ACL SETUSER … +evalsha +script|load)"
+        ) from error
+
+
+def _trouble(address: str, error: redis.RedisError) -> str:
+    """One line for a server that doesn't answer as it should."""
+    if isinstance(error, redis.AuthenticationError):
+        return f"the server at {address} refuses the user or password: correct those in MATINEE_REDIS_URL"
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return f"the server at {address} is still loading its data: start again when it has finished"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"the server at {address} forbids INFO to this user: allow it (ACL SETUSER … +info)"
+    if isinstance(error, redis.TimeoutError):
+        return f"the server at {address} did not answer within {TIMEOUT_S:g} s: check MATINEE_REDIS_URL"
+    reason = " ".join(str(error).split()).rstrip(".")
+    return f"cannot reach the server at {address}: {reason}; check MATINEE_REDIS_URL and that the server runs"
+
+
+def _report(address: str, info: dict[str, Any], policy: str | None) -> ServerReport:
+    warnings = []
+    if not info.get("aof_enabled"):
+        warnings.append(
+            "the append-only file is off: a crash of the server loses every booking since its last snapshot "
+            "(CONFIG SET appendonly yes)"
+        )
+    if policy is None:
+        warnings.append("the server hides its maxmemory-policy: make sure that it is noeviction")
+    valkey = info.get("valkey_version")
+    return ServerReport(
+        address=address,
+        kind="Valkey" if valkey else "Redis",
+        version=str(valkey or info.get("redis_version", "unknown")),
+        role=str(info.get("role", "unknown")),
+        policy=policy,
+        persistence="append-only file" if info.get("aof_enabled") else "none or snapshots",
+        warnings=tuple(warnings),
+    )
+
+
+def _refuse(report: ServerReport, info: dict[str, Any]) -> None:
+    """Raise PreflightError for a server on which bookings would fail or be lost."""
+    minimum = VALKEY_MINIMUM if report.kind == "Valkey" else REDIS_MINIMUM
+    numbers = tuple(int(number) for number in re.findall(r"\d+", report.version)[:2])
+    if numbers < minimum:
+        raise PreflightError(
+            f"{report.kind} {report.version} at {report.address} is too old: "
+            "Matinee needs Redis 7.0 or later, or Valkey 8.0 or later"
+        )
+    if report.role in {"slave", "replica"}:
+        raise PreflightError(
+            f"the server at {report.address} is a replica and takes no bookings: "
+            "set MATINEE_REDIS_URL to its primary"
+        )
+    if info.get("cluster_enabled"):
+        raise PreflightError(
+            f"the server at {report.address} is a node of a cluster: set MATINEE_REDIS_URL to a single server"
+        )
+    if report.policy not in {None, "noeviction"}:
+        raise PreflightError(
+            f"the server at {report.address} has maxmemory-policy {report.policy}, which would delete "
+            "sold tickets: set it to noeviction, in its configuration file and by CONFIG SET"
+        )

@@ -1,0 +1,391 @@
+"""`matinee serve`: the embedded server if no other is named, the checks, then web processes under gunicorn.
+
+One way to serve for any number of web processes. The master process holds the listening socket, owns the
+embedded server, and replaces what dies: a web process, or Valkey itself (requests in between get 503). It
+does so at once the first time, and ever more slowly while the new one dies young as well.
+
+SIGTERM or Ctrl-C drains the web processes (see `draining`), then stops Valkey; a second Ctrl-C hurries.
+SIGHUP puts new web processes in the place of the old without refusing or losing a request.
+"""
+
+import errno
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import redis.asyncio
+from aiohttp import web
+from aiohttp.worker import GunicornUVLoopWebWorker, GunicornWebWorker
+from gunicorn import glogging  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn has no types
+from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # gunicorn has no types
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff, NoBackoff
+
+from service import __version__
+from service.draining import DrainingRunner, drop_connection_attempts
+from service.embedded import EmbeddedServer, EmbeddedServerError
+from service.preflight import PreflightError, ServerReport, inspect_server
+from service.programme import Programme, ProgrammeError
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CreateApp = Callable[[Settings, Programme, redis.asyncio.ConnectionPool], web.Application]
+
+GRACE_S = 30  # for requests that run when the end is asked for
+BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+PORT_WAIT_S = 3.0  # the web processes of a killed master leave within about two seconds
+YOUNG_S = 10.0  # a process that ends younger than this is not started again at once
+SLOWEST_RESTART_S = 30.0
+REWRITE_CHECK_S = 600.0
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class ServeError(Exception):
+    """The service cannot start; the message is one line that says why and what to change."""
+
+
+# Each of these stops the start with its one line.
+CANNOT_START = (EmbeddedServerError, PreflightError, ProgrammeError, ServeError)
+
+
+def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> NoReturn:
+    """Serve until told to end; leaves by SystemExit, with code 0 after SIGTERM or SIGINT.
+
+    `create_app` is called in each web process, with a pool of its own. Call this from the main thread.
+    Raises one of CANNOT_START when it cannot start.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the master has its own handlers
+        signal.signal(number, _leave)
+    embedded = None if settings.redis_url else EmbeddedServer.start(settings.data_dir)
+    try:
+        url = embedded.url if embedded else settings.redis_url
+        assert url is not None  # noqa: S101  one of the two is there
+        report = inspect_server(url)
+        listener = listen(settings.host, settings.port)
+        _announce(settings, programme, listener, report, embedded)
+        Master(Web(settings, programme, create_app, url, listener), embedded).run()
+    finally:
+        if embedded:
+            embedded.stop()
+    raise SystemExit(0)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on the address; port 0 takes a free one.
+
+    Raises ServeError when the port is taken, after waiting a little for an earlier run's last processes.
+    """
+    try:
+        # The lowest family is IPv4: `localhost` means 127.0.0.1.
+        family, kind, protocol, _, address = min(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )
+    except OSError as error:
+        raise ServeError(
+            f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}"
+        ) from error
+    deadline = time.monotonic() + PORT_WAIT_S
+    while True:
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise ServeError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+            if time.monotonic() > deadline:
+                raise ServeError(
+                    f"port {port} on {host} is in use by another program: end that one, or set MATINEE_PORT"
+                ) from error
+            time.sleep(0.05)
+        else:
+            return listener
+
+
+class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """What gunicorn asks for: its settings, and in each web process the application.
+
+    Web processes report to the master over a pipe, one line each time: an empty one when they serve, a reason
+    when they cannot start.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        programme: Programme,
+        create_app: CreateApp,
+        url: str,
+        listener: socket.socket,
+    ) -> None:
+        self._settings = settings
+        self._programme = programme
+        self._create_app = create_app
+        self._url = url
+        self._listener = listener.detach()
+        self.reports, self._reporting = os.pipe()
+        os.set_blocking(self.reports, False)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Gunicorn's settings; its own default stands where nothing is said."""
+        for name, value in {
+            "bind": f"fd://{self._listener}",
+            "workers": self._settings.workers,
+            "worker_class": WebProcess,
+            "graceful_timeout": GRACE_S,
+            "backlog": BACKLOG,
+            "control_socket_disable": True,
+            "logger_class": Log,
+            "loglevel": "warning",
+            "post_fork": lambda master, _worker: master.after_fork(),
+            "child_exit": lambda master, worker: master.worker_ended(worker),
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[[], Any]:
+        """What a web process calls to get its runner."""
+        return self._runner
+
+    def report(self, line: str) -> None:
+        """Tell the master."""
+        os.write(self._reporting, f"{line}\n".encode())
+
+    async def _runner(self) -> web.AppRunner:
+        pool = redis.asyncio.ConnectionPool.from_url(
+            self._url, retry=Retry(NoBackoff(), 0), socket_timeout=None
+        )
+        app = self._create_app(self._settings, self._programme, pool)
+        return DrainingRunner(app, pool, grace_s=GRACE_S)
+
+
+class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's warnings and errors, written like our own lines."""
+
+    error_fmt = "matinee: %(message)s"
+
+
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's master, which also looks after the embedded server and is patient with what keeps dying."""
+
+    def __init__(self, app: Web, embedded: EmbeddedServer | None) -> None:
+        super().__init__(app)
+        self._embedded = embedded
+        self._embedded_since = time.monotonic()
+        self._embedded_is_down = False
+        self._embedded_patience = Patience()
+        self._next_rewrite_check = time.monotonic() + REWRITE_CHECK_S
+        self._worker_patience = Patience()
+        self._has_served = False
+
+    def manage_workers(self) -> None:
+        """Called about once a second, and at once when a child ends."""
+        self._hear_workers()
+        if self._embedded:
+            self._tend(self._embedded)
+        super().manage_workers()
+
+    def spawn_workers(self) -> None:
+        """Start what is missing, unless the last ones died young."""
+        if self._worker_patience.is_over:
+            super().spawn_workers()
+
+    def spawn_worker(self) -> Any:
+        """Fork a web process. A signal that comes meanwhile waits: so young a child would ignore it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    def after_fork(self) -> None:
+        """In the new web process: keep nothing of the master's; until it serves, a signal simply ends it."""
+        for number in ENDING:
+            signal.signal(number, lambda _number, _frame: os._exit(0))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        os.close(self.app.reports)
+        if self._embedded:
+            self._embedded.disown()
+
+    def worker_ended(self, worker: "WebProcess") -> None:
+        """One ended, whatever the reason."""
+        self._worker_patience.lost(time.monotonic() - worker.started)
+
+    def handle_int(self) -> NoReturn:
+        """Ctrl-C ends as gently as SIGTERM does; a second one, which `stop` looks for, hurries."""
+        raise StopIteration
+
+    def handle_usr2(self) -> None:
+        """Two masters at once cannot both own the embedded server."""
+        log.warning("SIGUSR2 is not supported; SIGHUP replaces the web processes without an interruption")
+
+    def stop(self, graceful: bool = True) -> None:
+        """Drain the web processes and wait for them."""
+        for listener in self.LISTENERS:
+            drop_connection_attempts(listener)
+        super().stop(graceful)
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> NoReturn:
+        """End the service; ServeError where it is for a reason other than a signal."""
+        self.stop()
+        if reason:
+            raise ServeError(reason)
+        sys.exit(exit_status)
+
+    def _hear_workers(self) -> None:
+        """Read what web processes reported. If the first ones cannot start, none will; later on, one may."""
+        try:
+            reports = os.read(self.app.reports, 1 << 16).decode(errors="replace")
+        except BlockingIOError:
+            return
+        for line in reports.splitlines():
+            if not line:
+                self._has_served = True
+            elif self._has_served:
+                log.error("%s; trying again", line)
+            else:
+                raise HaltServer(line, 1)
+
+    def _tend(self, embedded: EmbeddedServer) -> None:
+        """Start Valkey again if it ended; now and then have its append-only file rewritten if that is due."""
+        now = time.monotonic()
+        if embedded.alive:
+            if now >= self._next_rewrite_check:
+                self._next_rewrite_check = now + REWRITE_CHECK_S
+                embedded.rewrite_if_due()
+            return
+        if not self._embedded_is_down:
+            self._embedded_is_down = True
+            self._embedded_patience.lost(now - self._embedded_since)
+            log.error("the embedded Valkey ended: %s; starting it again", embedded.why_it_died())
+        if self._embedded_patience.is_over:
+            try:
+                embedded.restart()
+            except EmbeddedServerError as error:
+                log.error("%s; trying again", error)  # noqa: TRY400  the line is for the operator, not for us
+                self._embedded_patience.lost(0)
+            else:
+                self._embedded_is_down, self._embedded_since = False, now
+
+
+class Patience:
+    """How long to wait before a process that ended is started again.
+
+    Not at all the first time, but longer and longer while the new ones end young too.
+    """
+
+    def __init__(self) -> None:
+        self._young_ends = 0
+        self._waits_until = 0.0
+
+    def lost(self, lived_s: float) -> None:
+        """A process ended after so many seconds."""
+        self._young_ends = self._young_ends + 1 if lived_s < YOUNG_S else 0
+        if self._young_ends > 1:
+            pause_s = ExponentialBackoff(SLOWEST_RESTART_S, 0.5).compute(self._young_ends - 1)
+            self._waits_until = time.monotonic() + pause_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next one may be started."""
+        return time.monotonic() >= self._waits_until
+
+
+class WebProcess(GunicornUVLoopWebWorker):
+    """aiohttp's worker for gunicorn. On a platform without uvloop it runs on asyncio's own loop."""
+
+    app: Web
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.started = time.monotonic()
+        self._has_reported = False
+
+    def init_process(self) -> None:
+        """Choose the event loop, then boot and run."""
+        if importlib.util.find_spec("uvloop"):
+            super().init_process()
+        else:
+            GunicornWebWorker.init_process(self)
+
+    def run(self) -> None:
+        """Run until told to end. One that cannot start leaves the reason to the master, in one line."""
+        try:
+            super().run()
+        except Exception as error:
+            if self.booted:
+                raise
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+            self.app.report(f"a web process cannot start: {' '.join(reason.split())}")
+            sys.exit(0)
+
+    def notify(self) -> None:
+        """The sign of life; the first one comes when the process serves."""
+        super().notify()
+        if not self._has_reported:
+            self._has_reported = True
+            for listener in self.sockets:  # the event loop has set its own, much shorter queue
+                listener.listen(BACKLOG)
+            self.app.report("")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: begin to drain now, not at the next sign of life."""
+        self.handle_quit(sig, frame)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _announce(
+    settings: Settings,
+    programme: Programme,
+    listener: socket.socket,
+    report: ServerReport,
+    embedded: EmbeddedServer | None,
+) -> None:
+    """Say what starts, where, and with what; never a secret."""
+    host, port = listener.getsockname()[:2]
+    log.info("Matinee %s on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
+    where = f"embedded, data in {embedded.data_dir}" if embedded else f"at {report.address}"
+    log.info("store: %s %s, %s", report.kind, report.version, where)
+    for warning in report.warnings:
+        log.warning("warning: %s", warning)
+    log.info("programme: %s", summary(programme))
+    log.info("access: %s", access(settings))
+    log.info("web processes: %d", settings.workers)
+
+
+def access(settings: Settings) -> str:
+    """Who may do what, for people."""
+    if settings.protected:
+        return "protected mode (no staff token): this machine only, every caller is the box office"
+    return "the box office needs the staff token"
+
+
+def summary(programme: Programme, limit: int = 3) -> str:
+    """The theatres in a few words, for people."""
+    theatres = list(programme.theatres.values())
+    shown = [
+        f"{t.id} ({t.capacity} seats, {_first(t.timings, 6)}, {t.timezone.key})" for t in theatres[:limit]
+    ]
+    return ", ".join(shown) + (f" and {len(theatres) - limit} more" if len(theatres) > limit else "")
+
+
+def _first(words: Iterable[str], limit: int) -> str:
+    words = list(words)
+    return " ".join(words[:limit]) + (" …" if len(words) > limit else "")

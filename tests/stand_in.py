@@ -1,0 +1,79 @@
+"""A small application for the tests of `serve`: `python stand_in.py SETTINGS_JSON` serves it like Matinee.
+
+Counters in the store stand for bookings, so that these tests do not depend on what the service does.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+from redis.asyncio import ConnectionError as StoreGone
+from redis.asyncio import ConnectionPool, Redis
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from service.model import Theatre
+from service.programme import Programme
+from service.serve import CANNOT_START, serve
+from service.settings import Settings
+
+BROKEN = "broken"  # while a file of this name is in the data folder, no web process can start
+
+
+def create_app(settings: Settings, _programme: Programme, pool: ConnectionPool) -> web.Application:
+    if (settings.data_dir / BROKEN).exists():
+        raise RuntimeError("this is broken")
+    store = Redis(connection_pool=pool)
+    app = web.Application()
+
+    async def count(request: web.Request) -> web.Response:
+        try:
+            return web.Response(text=str(await store.incrby(request.match_info["key"], request.query["by"])))
+        except StoreGone:
+            raise web.HTTPServiceUnavailable from None
+
+    async def process(_request: web.Request) -> web.Response:
+        await asyncio.sleep(0.002)
+        return web.Response(text=str(os.getpid()))
+
+    async def slow(request: web.Request) -> web.Response:
+        await store.incr("slow")
+        await asyncio.sleep(float(request.query["s"]))
+        return web.Response(text="done")
+
+    app.router.add_post("/count/{key}", count)
+    app.router.add_get("/process", process)
+    app.router.add_get("/slow", slow)
+    return app
+
+
+def main() -> None:
+    logging.basicConfig(format="matinee: %(message)s", level=logging.INFO)
+    given = json.loads(sys.argv[1])
+    settings = Settings(
+        host="127.0.0.1",
+        port=given["port"],
+        redis_url=given["redis_url"],
+        data_dir=Path(given["data_dir"]),
+        workers=given["workers"],
+        programme=None,
+        timings=("18:00",),
+        capacity=20,
+        timezone=ZoneInfo("UTC"),
+        staff_token=None,
+        ticket_life_ms=1000,
+    )
+    theatre = Theatre("main", "Main", settings.timezone, settings.capacity, settings.timings)
+    try:
+        serve(settings, Programme([theatre], settings.ticket_life_ms), create_app)
+    except CANNOT_START as error:
+        sys.exit(f"matinee: {error}")
+
+
+if __name__ == "__main__":
+    main()
