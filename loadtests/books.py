@@ -31,7 +31,7 @@ class Receipts(msgspec.Struct):
 
     `held` maps the id of each accepted ticket to the showtime it was booked for or last moved to
     (`2026-11-24T18:00`). `cancelled` are the ids that were given back. `unsure` are the ids whose move or
-    cancel got no clear answer. `unanswered` counts the bookings without a clear answer: each may have left one
+    cancel got no clear answer. `unanswered` counts the bookings without a clear answer: each may have left a
     ticket.
     """
 

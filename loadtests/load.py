@@ -1,7 +1,7 @@
 """The command behind `make load`: crowds against a service of its own, then the check of its books.
 
 For each scenario it starts `python -m service serve` with its embedded Valkey in a temporary folder and on a
-free port of the loopback interface, lets locust run against it for a bounded time, writes locust's HTML report,
+free port of the loopback interface, lets locust run against it for a bounded time, writes its HTML report,
 holds the receipts of the clients against the database, and prints a summary. The exit code is 0 only if no
 request failed, some bookings were accepted, and the books agree.
 """
@@ -34,7 +34,7 @@ REPORTS = ROOT / "loadtests" / "reports"
 
 READY_WITHIN_S = 30
 STOPPED_WITHIN_S = 30
-SPAWNED_WITHIN_S = 4
+ARRIVALS_SHARE = 0.1  # of the time, in which all users come
 LAST_ANSWERS_WITHIN_S = 15
 # A request whose client has gone may still be at work in the service, at most for its own deadline.
 SETTLED_AFTER_S = 3
@@ -271,7 +271,7 @@ def _locust(
         "--users",
         str(options.users),
         "--spawn-rate",
-        str(math.ceil(options.users / SPAWNED_WITHIN_S)),
+        str(math.ceil(options.users / (ARRIVALS_SHARE * options.seconds))),
     ]
     command += ["--run-time", f"{options.seconds}s", "--stop-timeout", str(LAST_ANSWERS_WITHIN_S)]
     command += ["--html", str(report), "--json-file", str(statistics)]
