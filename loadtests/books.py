@@ -116,7 +116,9 @@ def _read(client: redis.Redis) -> _Books:
     ):
         showtime, cancelled = fields
         theatre, ticket_id = _text(key).split(":ticket:", 1)
-        if cancelled is None and showtime is not None:
+        if showtime is None and cancelled is None:
+            books.faults.append(Disagreement(_text(key), "neither a ticket nor the mark of a cancelled one"))
+        elif showtime is not None:
             seat = f"{theatre}:showtime:{_text(showtime)}"
             books.seats[ticket_id] = seat
             books.pages[seat].naming.add(ticket_id)
@@ -150,7 +152,7 @@ def _wrong_on_page(key: str, books: _Books, capacities: Mapping[str, int]) -> It
     elif taken > capacities[theatre]:
         yield Disagreement(key, f"{taken} seats taken, over the capacity of {capacities[theatre]}")
     if booked is None:
-        yield Disagreement(key, f"its counter is {page.booked!r}, not a number")
+        yield Disagreement(key, f"its counter is {page.booked!r}, which is no number")
     elif booked != len(page.listed):
         yield Disagreement(key, f"{booked} booked, but {len(page.listed)} ids are listed")
     for ticket_id in sorted(page.naming - page.listed):

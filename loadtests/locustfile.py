@@ -26,6 +26,7 @@ import requests
 from locust import FastHttpUser, between, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.exception import StopTest
 
 from loadtests.books import Receipts
 
@@ -50,8 +51,8 @@ def learn_showtimes(environment: Environment, **_: Any) -> None:
     """Ask the service for tomorrow's showtimes: open now, and none starts while the test runs."""
     random.seed(getattr(environment.parsed_options, "seed", None))
     date = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
-    theatres = _get(f"{environment.host}/v1/theatres")["theatres"]
-    for theatre in theatres:
+    showtimes.clear()
+    for theatre in _get(f"{environment.host}/v1/theatres")["theatres"]:
         day = _get(f"{environment.host}/v1/theatres/{theatre['theatre']}/showtimes?date={date}")
         showtimes.extend((theatre["theatre"], showtime["showtime"]) for showtime in day["showtimes"])
 
@@ -64,9 +65,12 @@ def write_receipts(environment: Environment, **_: Any) -> None:
 
 
 def _get(url: str) -> Any:
-    answer = requests.get(url, timeout=10)
-    answer.raise_for_status()
-    return answer.json()
+    try:
+        answer = requests.get(url, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+    except requests.RequestException as error:
+        raise StopTest(f"the showtimes can't be learnt: {error}") from error
 
 
 class Customer(FastHttpUser):

@@ -81,7 +81,7 @@ DOCTORED: dict[str, tuple[Callable[[redis.Redis], object], list[str]]] = {
     ),
     "a counter that is lost": (
         lambda client: client.hdel(LATE_KEY, "booked"),
-        [f"{LATE_KEY}: its counter is None, not a number"],
+        [f"{LATE_KEY}: its counter is None, which is no number"],
     ),
     "a list that is lost": (
         lambda client: client.delete(LATE_IDS),
@@ -145,6 +145,14 @@ DOCTORED: dict[str, tuple[Callable[[redis.Redis], object], list[str]]] = {
     "a key of nobody's that never expires": (
         lambda client: client.set("stray", 1),
         ["stray: never expires"],
+    ),
+    "a ticket without its showtime": (
+        lambda client: client.hdel(ticket(DEE), "showtime"),
+        [
+            f"{ticket(DEE)}: neither a ticket nor the mark of a cancelled one",
+            f"{DEE}: listed by {LATE_KEY}, but no such ticket is stored",
+            f"{DEE}: accepted for {LATE_KEY}, but no such ticket is stored",
+        ],
     ),
     "a key of the wrong type": (
         lambda client: client.set("{main}:ticket:main-GUS", 1, px=HOUR_MS),
