@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the scenarios asked for: 0 if all were good, 1 if one was not, 2 if there could be no load."""
     options = _parse(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ["no_proxy"] = "127.0.0.1"  # a proxy of the caller's has no business on loopback
     try:
         _make_room_for(options.users)
         chosen = SCENARIOS if options.scenario == "all" else {options.scenario: SCENARIOS[options.scenario]}
@@ -203,7 +204,7 @@ def _run(name: str, scenario: Scenario, options: argparse.Namespace) -> Result:
         f"{name}: {options.users:,} users, {options.seconds} s, {showtimes} showtimes of {capacity:,} seats"
     )
     options.reports.mkdir(parents=True, exist_ok=True)
-    report = options.reports / f"{name}.html"
+    report = options.reports.resolve() / f"{name}.html"
     with _temporary_folder() as folder, _service(folder, scenario, capacity) as service:
         lines, receipts, code = _locust(folder, service, scenario, options, report)
         if receipts.unanswered or receipts.unsure:
@@ -265,14 +266,10 @@ def _locust(
 ) -> tuple[list[Line], Receipts, int]:
     """Let locust run in a process of its own, as it patches the standard library; return what it wrote."""
     receipts, statistics, log = folder / "receipts.json", folder / "statistics", folder / "locust.log"
+    arrivals_per_s = math.ceil(options.users / (ARRIVALS_SHARE * options.seconds))
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary"]
     command += ["--locustfile", str(LOCUSTFILE), scenario.user_class, "--host", service.url]
-    command += [
-        "--users",
-        str(options.users),
-        "--spawn-rate",
-        str(math.ceil(options.users / (ARRIVALS_SHARE * options.seconds))),
-    ]
+    command += ["--users", str(options.users), "--spawn-rate", str(arrivals_per_s)]
     command += ["--run-time", f"{options.seconds}s", "--stop-timeout", str(LAST_ANSWERS_WITHIN_S)]
     command += ["--html", str(report), "--json-file", str(statistics)]
     command += ["--seed", str(options.seed), "--receipts", str(receipts)]
