@@ -27,6 +27,7 @@ import msgspec
 import redis
 
 from loadtests.books import Receipts, Report, audit
+from service.settings import CAPACITY_MAX
 
 ROOT = Path(__file__).parent.parent
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"
@@ -62,7 +63,7 @@ class Scenario(msgspec.Struct, frozen=True):
     def capacity(self, users: int, seconds: int) -> int:
         """Seats per showtime."""
         seats = users * seconds * self.bookings_per_user_s * self.seats_per_booking
-        return max(1, round(seats / (len(self.theatres) * len(self.timings))))
+        return min(max(1, round(seats / (len(self.theatres) * len(self.timings)))), CAPACITY_MAX)
 
 
 SCENARIOS = {
@@ -246,7 +247,7 @@ def _service(folder: Path, scenario: Scenario, capacity: int) -> Iterator[Servic
 def _programme(scenario: Scenario, capacity: int) -> str:
     timings = ", ".join(f'"{timing}"' for timing in scenario.timings)
     facts = f'timezone = "UTC"\ncapacity = {capacity}\ntimings = [{timings}]\n'
-    return "\n".join(f'[theatres.{theatre}]\nname = "{theatre}"\n{facts}' for theatre in scenario.theatres)
+    return "\n".join(f'[[theatre]]\nid = "{theatre}"\n{facts}' for theatre in scenario.theatres)
 
 
 def _wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: Path) -> None:
