@@ -53,8 +53,8 @@ def learn_showtimes(environment: Environment, **_: Any) -> None:
     date = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
     showtimes.clear()
     for theatre in _get(f"{environment.host}/v1/theatres")["theatres"]:
-        day = _get(f"{environment.host}/v1/theatres/{theatre['theatre']}/showtimes?date={date}")
-        showtimes.extend((theatre["theatre"], showtime["showtime"]) for showtime in day["showtimes"])
+        day = _get(f"{environment.host}/v1/theatres/{theatre['id']}/showtimes?date={date}")
+        showtimes.extend((showtime["theatre"], showtime["showtime"]) for showtime in day["showtimes"])
 
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]  # locust leaves its hooks untyped
