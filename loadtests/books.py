@@ -17,7 +17,7 @@ import msgspec
 import redis
 
 from service.keys import showtime_keys
-from service.programme import FORGOTTEN_AFTER_MS
+from service.model import FORGOTTEN_AFTER_MS
 
 BATCH = 500  # keys to a round trip
 
@@ -111,9 +111,7 @@ def _read(client: redis.Redis) -> _Books:
         books.pages[_text(key)].booked = booked
     for key, ids in _fetch(client, filter(_LIST.fullmatch, keys), books, "ZRANGE", 0, -1):
         books.pages[_text(key).removesuffix(":tickets")].listed.update(map(_text, ids))
-    for key, fields in _fetch(
-        client, filter(_TICKET.fullmatch, keys), books, "HMGET", "showtime", "cancelled"
-    ):
+    for key, fields in _fetch(client, filter(_TICKET.fullmatch, keys), books, "HMGET", "showtime", "cancelled"):
         showtime, cancelled = fields
         theatre, ticket_id = _text(key).split(":ticket:", 1)
         if showtime is None and cancelled is None:

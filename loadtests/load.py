@@ -70,9 +70,7 @@ SCENARIOS = {
     # Half of the crowd comes too late.
     "rush": Scenario("OnSaleRush", ("main", "studio"), ("18:00", "21:00"), 0.8, 0.5),
     # Seats for all, but not at the popular showtimes.
-    "day": Scenario(
-        "MixedDay", ("main", "studio", "open-air"), ("11:00", "14:00", "17:00", "20:00"), 4 / 19, 1.2
-    ),
+    "day": Scenario("MixedDay", ("main", "studio", "open-air"), ("11:00", "14:00", "17:00", "20:00"), 4 / 19, 1.2),
 }
 
 
@@ -127,12 +125,7 @@ class Result(msgspec.Struct, frozen=True):
     def good(self) -> bool:
         """Whether nothing failed, something was booked, and the books agree."""
         accepted = self.count("book: accepted")
-        return (
-            self.locust_code == 0
-            and self.total.num_failures == 0
-            and accepted > 0
-            and not self.books.disagreements
-        )
+        return self.locust_code == 0 and self.total.num_failures == 0 and accepted > 0 and not self.books.disagreements
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,9 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m loadtests.load", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("python -m loadtests.load", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--users", type=_positive, default=2000, help="simultaneous users (default: 2000)")
     parser.add_argument(
         "--seconds",
@@ -164,9 +155,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=30,
         help="how long each scenario runs, arrivals included (default: 30)",
     )
-    parser.add_argument(
-        "--scenario", choices=(*SCENARIOS, "all"), default="all", help="default: all, in turn"
-    )
+    parser.add_argument("--scenario", choices=(*SCENARIOS, "all"), default="all", help="default: all, in turn")
     parser.add_argument("--seed", type=int, default=1, help="seed of the users' choices (default: 1)")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="folder for the HTML reports")
     return parser.parse_args(argv)
@@ -188,9 +177,7 @@ def _make_room_for(users: int) -> None:
     needed = users + SPARE_DESCRIPTORS
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise LoadError(f"{users} users need {needed} open files, this machine allows {hard} (ulimit -Hn)")
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (max(soft, needed) if hard == resource.RLIM_INFINITY else hard, hard)
-    )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed) if hard == resource.RLIM_INFINITY else hard, hard))
     ports = Path("/proc/sys/net/ipv4/ip_local_port_range")
     if ports.exists():
         first, last = map(int, ports.read_text().split())
@@ -201,9 +188,7 @@ def _make_room_for(users: int) -> None:
 def _run(name: str, scenario: Scenario, options: argparse.Namespace) -> Result:
     capacity = scenario.capacity(options.users, options.seconds)
     showtimes = len(scenario.theatres) * len(scenario.timings)
-    print(
-        f"{name}: {options.users:,} users, {options.seconds} s, {showtimes} showtimes of {capacity:,} seats"
-    )
+    print(f"{name}: {options.users:,} users, {options.seconds} s, {showtimes} showtimes of {capacity:,} seats")
     options.reports.mkdir(parents=True, exist_ok=True)
     report = options.reports.resolve() / f"{name}.html"
     with _temporary_folder() as folder, _service(folder, scenario, capacity) as service:
@@ -288,9 +273,7 @@ def _locust(
 
 
 @contextmanager
-def _running(
-    command: list[str], log: Path, environment: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process for as long as the block lasts; SIGTERM at the end, SIGKILL where that is not enough.
 
     It gets a session of its own: Ctrl-C reaches us alone, and we stop locust before the service.
@@ -320,9 +303,7 @@ def _show(result: Result, report: Path) -> None:
     for line in [*sorted(result.lines, key=lambda line: line.name), result.total]:
         times = "".join(f"{line.percentile_ms(share):>8,}" for share in (0.50, 0.95, 0.99))
         print(f"  {line.name:24}{line.num_requests:>10,}{line.num_failures:>10,}{times}")
-    accepted, sold_out, closed = (
-        result.count(f"book: {answer}") for answer in ("accepted", "sold out", "closed")
-    )
+    accepted, sold_out, closed = (result.count(f"book: {answer}") for answer in ("accepted", "sold out", "closed"))
     failures = result.total.num_failures
     print(f"  accepted {accepted:,} · sold out {sold_out:,} · closed {closed:,} · failures {failures:,}")
     print(f"  {result.books.line}")

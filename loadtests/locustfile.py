@@ -187,9 +187,7 @@ class MixedDay(Customer):
             return
         ticket_id = self._take_ticket()
         receipts.unsure.add(ticket_id)
-        status, _ = self.ask(
-            "cancel", "DELETE", f"/v1/tickets/{ticket_id}", 204, headers={"Ticket-Phone": self.phone}
-        )
+        status, _ = self.ask("cancel", "DELETE", f"/v1/tickets/{ticket_id}", 204, headers={"Ticket-Phone": self.phone})
         if status in CLEAR:
             receipts.unsure.discard(ticket_id)
         if status == 204:

@@ -103,9 +103,7 @@ def drop_connection_attempts(listener: Any) -> None:
         )
     )
     memory = ctypes.create_string_buffer(program, len(program))
-    with contextlib.suppress(
-        OSError
-    ):  # a sandbox may forbid it; then a connection may be reset, as without it
+    with contextlib.suppress(OSError):  # a sandbox may forbid it; then a connection may be reset, as without it
         listener.setsockopt(
             socket.SOL_SOCKET,
             so_attach_filter,

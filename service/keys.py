@@ -1,6 +1,7 @@
 """Every key name of the service, and how long what it holds may live.
 
-The theatre's id in braces is the hash tag: all keys of a theatre share a slot of a cluster, so one script may touch them all.
+The theatre's id in braces is the hash tag: all keys of a theatre share a slot of a cluster, so one script may touch
+them all.
 
     {main}:showtime:20261124T1800           hash    booked, version          until forgotten_ms
     {main}:showtime:20261124T1800:tickets   zset    ticket id → version      until forgotten_ms

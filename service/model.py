@@ -1,6 +1,7 @@
 """The nouns of the service: theatre, showtime, ticket. Frozen, without behaviour that needs the outside."""
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -12,10 +13,18 @@ ShowtimeStatus = Literal["open", "sold_out", "closed"]
 # How far ahead a showtime can be booked.
 HORIZON_MS = 7 * 24 * 3_600_000
 
+# How long a showtime's counter and ids outlive its tickets: they hold nothing personal, and tell expired from unknown.
+FORGOTTEN_AFTER_MS = 24 * 3_600_000
 
-def instant(at_ms: int, timezone: ZoneInfo) -> str:
-    """RFC 3339 with the zone's offset, to the millisecond: `2026-11-24T18:00:00.000+01:00`."""
-    return datetime.fromtimestamp(at_ms / 1000, timezone).isoformat(timespec="milliseconds")
+
+def rfc3339(at_ms: int, timezone: ZoneInfo) -> str:
+    """RFC 3339 with the zone's offset then, rounded down to the second: `2026-11-24T18:00:00+01:00`."""
+    return _second(at_ms // 1000, timezone)
+
+
+@lru_cache(maxsize=4096)  # a crowd books many tickets within the same second
+def _second(at_s: int, timezone: ZoneInfo) -> str:
+    return datetime.fromtimestamp(at_s, timezone).isoformat()
 
 
 class Theatre(msgspec.Struct, frozen=True):
@@ -44,6 +53,10 @@ class Showtime(msgspec.Struct, frozen=True):
     forgotten_ms: int
     starts_at: str
     expires_at: str
+
+    def beyond_horizon(self, now_ms: int) -> bool:
+        """Whether it starts too late to be booked yet: more than 7 days (168 h) after `now_ms`."""
+        return self.starts_ms - now_ms > HORIZON_MS
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -80,6 +93,6 @@ class Availability(msgspec.Struct, frozen=True):
     @property
     def status(self) -> ShowtimeStatus:
         """`closed` once it has started and beyond the horizon, `sold_out` without seats, else `open`."""
-        if not 0 < self.showtime.starts_ms - self.now_ms <= HORIZON_MS:
+        if self.showtime.starts_ms <= self.now_ms or self.showtime.beyond_horizon(self.now_ms):
             return "closed"
         return "open" if self.available else "sold_out"

@@ -136,8 +136,7 @@ def _refuse(report: ServerReport, info: dict[str, Any]) -> None:
         )
     if report.role in {"slave", "replica"}:
         raise PreflightError(
-            f"the server at {report.address} is a replica and takes no bookings: "
-            "set MATINEE_REDIS_URL to its primary"
+            f"the server at {report.address} is a replica and takes no bookings: set MATINEE_REDIS_URL to its primary"
         )
     if info.get("cluster_enabled"):
         raise PreflightError(

@@ -12,12 +12,11 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from service.errors import ShowtimeNotFound, TheatreNotFound
-from service.model import Showtime, Theatre
+from service.model import FORGOTTEN_AFTER_MS, Showtime, Theatre, rfc3339
 from service.settings import (
     CAPACITY_DEFAULT,
     CAPACITY_MAX,
@@ -27,16 +26,12 @@ from service.settings import (
     timings_from,
 )
 
-HORIZON_MS = 7 * 24 * 3_600_000
-FORGOTTEN_AFTER_MS = 24 * 3_600_000
 LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 700 bytes each
 
 # The years 2000 to 2999: in them every offset is of whole minutes, as RFC 3339 wants, and the calendar has
 # room for every expiry.
 _LABEL = re.compile(rf"2[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}}T{TIMING.pattern}")
-_LABEL_SHAPE = (
-    "YYYY-MM-DDTHH:MM (such as 2026-11-24T18:00, 24 h, in the theatre's local time, years 2000 to 2999)"
-)
+_LABEL_SHAPE = "YYYY-MM-DDTHH:MM (such as 2026-11-24T18:00, 24 h, in the theatre's local time, years 2000 to 2999)"
 _TIMING_SHAPE = "HH:MM (such as 18:00, 24 h)"
 _THEATRE_ID = re.compile(r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 _THEATRE_NAME_MAX = 80
@@ -81,9 +76,7 @@ class Programme:
             showtime = self._labelled(theatre.id, timing)
             _check_timing(theatre, showtime.timing)
             if _is_skipped(showtime):
-                raise ShowtimeNotFound(
-                    f"Theatre {theatre.id} has no showtime {timing}: its clock skips that time."
-                )
+                raise ShowtimeNotFound(f"Theatre {theatre.id} has no showtime {timing}: its clock skips that time.")
             return showtime
         if not TIMING.fullmatch(timing):
             raise ValueError(f"must be {_TIMING_SHAPE} or {_LABEL_SHAPE}")
@@ -120,9 +113,7 @@ class Programme:
             raise ValueError(f"must be {_TIMING_SHAPE}")
         return self._between(theatre, (timing,), first_ms, last_ms)
 
-    def _between(
-        self, theatre: Theatre, timings: tuple[str, ...], first_ms: int, last_ms: int
-    ) -> list[Showtime]:
+    def _between(self, theatre: Theatre, timings: tuple[str, ...], first_ms: int, last_ms: int) -> list[Showtime]:
         first = _local_date(theatre, first_ms)
         # One date more: after a clock was set back over midnight, some of the next date's are past already.
         last = _local_date(theatre, last_ms) + _DAY
@@ -130,9 +121,7 @@ class Programme:
         showtimes = self._existing(theatre, dates, timings)
         return [showtime for showtime in showtimes if first_ms <= showtime.starts_ms <= last_ms]
 
-    def _existing(
-        self, theatre: Theatre, dates: Iterable[datetime.date], timings: tuple[str, ...]
-    ) -> list[Showtime]:
+    def _existing(self, theatre: Theatre, dates: Iterable[datetime.date], timings: tuple[str, ...]) -> list[Showtime]:
         # Labels in order start in order: what would break it, a repeated time, counts once.
         days = (date.isoformat() for date in dates)
         showtimes = (self._labelled(theatre.id, f"{day}T{timing}") for day in days for timing in timings)
@@ -172,16 +161,6 @@ class Programme:
             starts_at=rfc3339(starts_ms, theatre.timezone),
             expires_at=rfc3339(expires_ms, theatre.timezone),
         )
-
-
-def beyond_horizon(showtime: Showtime, now_ms: int) -> bool:
-    """Whether the showtime starts too late to be booked yet: more than 7 days (168 h) after `now_ms`."""
-    return showtime.starts_ms > now_ms + HORIZON_MS
-
-
-def rfc3339(instant_ms: int, timezone: ZoneInfo) -> str:
-    """The instant as `2026-11-24T18:00:00+01:00`: the zone's local time and offset then, rounded down."""
-    return datetime.datetime.fromtimestamp(instant_ms // 1000, timezone).isoformat()
 
 
 def _local_date(theatre: Theatre, instant_ms: int) -> datetime.date:
@@ -236,9 +215,7 @@ def _theatres_in(path: Path) -> Iterator[Theatre]:
     except tomllib.TOMLDecodeError as error:
         raise ProgrammeError(f"{path}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise ProgrammeError(
-            f"{path}: must hold [[theatre]] tables and nothing else: {_plain(error)}"
-        ) from None
+        raise ProgrammeError(f"{path}: must hold [[theatre]] tables and nothing else: {_plain(error)}") from None
     seen: set[str] = set()
     for number, table in enumerate(tables, 1):
         where = f"{path}: theatre {number} ({str(table.get('id', 'without id'))[:40]!r})"
@@ -257,9 +234,7 @@ def _theatres_in(path: Path) -> Iterator[Theatre]:
 def _theatre_of(table: _Table) -> Theatre:
     """Check what types can't say. ValueError starts with the field."""
     if not _THEATRE_ID.fullmatch(table.id):
-        raise ValueError(
-            "id: must be 1 to 32 of a-z and 0-9 with single dashes between, such as main or screen-2"
-        )
+        raise ValueError("id: must be 1 to 32 of a-z and 0-9 with single dashes between, such as main or screen-2")
     name = table.id if table.name is None else table.name.strip()
     if not 0 < len(name) <= _THEATRE_NAME_MAX or not name.isprintable():
         raise ValueError(f"name: must be 1 to {_THEATRE_NAME_MAX} printable characters")

@@ -93,9 +93,7 @@ def listen(host: str, port: int) -> socket.socket:
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         )
     except OSError as error:
-        raise ServeError(
-            f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}"
-        ) from error
+        raise ServeError(f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}") from error
     deadline = time.monotonic() + PORT_WAIT_S
     while True:
         listener = socket.socket(family, kind, protocol)
@@ -165,9 +163,7 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         os.write(self._reporting, f"{line}\n".encode())
 
     async def _runner(self) -> web.AppRunner:
-        pool = redis.asyncio.ConnectionPool.from_url(
-            self._url, retry=Retry(NoBackoff(), 0), socket_timeout=None
-        )
+        pool = redis.asyncio.ConnectionPool.from_url(self._url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
         app = self._create_app(self._settings, self._programme, pool)
         return DrainingRunner(app, pool, grace_s=GRACE_S)
 
@@ -380,9 +376,7 @@ def access(settings: Settings) -> str:
 def summary(programme: Programme, limit: int = 3) -> str:
     """The theatres in a few words, for people."""
     theatres = list(programme.theatres.values())
-    shown = [
-        f"{t.id} ({t.capacity} seats, {_first(t.timings, 6)}, {t.timezone.key})" for t in theatres[:limit]
-    ]
+    shown = [f"{t.id} ({t.capacity} seats, {_first(t.timings, 6)}, {t.timezone.key})" for t in theatres[:limit]]
     return ", ".join(shown) + (f" and {len(theatres) - limit} more" if len(theatres) > limit else "")
 
 

@@ -33,9 +33,7 @@ _HOST_NAME = re.compile(
 # redis-py takes more options; those are the service's to decide (replies as bytes, no hidden repeats).
 _URL_OPTIONS = {
     "redis": frozenset({"db"}),
-    "rediss": frozenset(
-        {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
-    ),
+    "rediss": frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}),
     "unix": frozenset({"db"}),
 }
 
@@ -118,9 +116,7 @@ def describe() -> str:
     rows = [("VARIABLE", "DEFAULT", "MEANING")]
     rows += [(variable.name, variable.default or "(unset)", variable.meaning) for variable in VARIABLES]
     name_width, default_width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return "\n".join(
-        f"{name:{name_width}}  {default:{default_width}}  {meaning}" for name, default, meaning in rows
-    )
+    return "\n".join(f"{name:{name_width}}  {default:{default_width}}  {meaning}" for name, default, meaning in rows)
 
 
 def is_loopback(host: str) -> bool:
@@ -202,9 +198,7 @@ def _redis_url(text: str) -> str:
         )
     allowed = _URL_OPTIONS[url.scheme]
     if not options.keys() <= allowed:
-        raise ValueError(
-            f"must have no options but {', '.join(sorted(allowed))} after the '?' of {url.scheme}://"
-        )
+        raise ValueError(f"must have no options but {', '.join(sorted(allowed))} after the '?' of {url.scheme}://")
     if not re.fullmatch("[0-9]{1,9}", options.get("db", "0")):
         raise ValueError("must have a number as its option db")
     return text

@@ -25,9 +25,9 @@ from service.keys import (
     spread,
     ticket_key,
 )
-from service.model import Availability, Showtime, Theatre, Ticket, instant
+from service.model import FORGOTTEN_AFTER_MS, Availability, Showtime, Theatre, Ticket, rfc3339
 from service.pipeline import Pipeline
-from service.programme import FORGOTTEN_AFTER_MS, Programme
+from service.programme import Programme
 from service.scripts import ADMIT, AVAILABILITY, BOOK, CANCEL, MOVE, SHOWTIME_TICKETS, TICKET, Script
 
 # How often a look at something that others keep changing is repeated before we are content with what we have.
@@ -71,8 +71,8 @@ class Moved(msgspec.Struct, frozen=True):
     to_version: int
 
 
-class Changed(Exception):  # noqa: N818  a fact for the caller, who looks again; it never leaves the domain
-    """Somebody else moved the ticket between our look and our change."""
+class Changed(Exception):
+    """Somebody else moved the ticket between our look and our change: the caller looks again."""
 
 
 class Store:
@@ -200,7 +200,7 @@ class Store:
         """Cancel a ticket; return the showtime's new version. Raises TicketNotFound, Changed, AlreadyAdmitted."""
         theatre, label = ticket.showtime.theatre, ticket.showtime.label
         keys = [ticket_key(theatre.id, ticket.ticket_id), *showtime_keys(theatre.id, label)]
-        args = [ticket.ticket_id, compact(label), secrets.token_hex(8), CANCELLED_LIFE_MS]
+        args: list[str | int] = [ticket.ticket_id, compact(label), secrets.token_hex(8), CANCELLED_LIFE_MS]
         reply = await self._change(CANCEL, ticket.ticket_id, keys, args)
         match reply[0]:
             case b"cancelled":
@@ -263,11 +263,10 @@ class Store:
             for showtime, seats, version in zip(showtimes, booked, versions, strict=True)
         ]
 
-    async def _change(
-        self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]
-    ) -> list[Any]:
+    async def _change(self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]) -> list[Any]:
         try:
-            return await self._pipeline.run(script, keys, args, mutates=True)
+            reply: list[Any] = await self._pipeline.run(script, keys, args, mutates=True)
+            return reply
         except OutcomeUnknown as unknown:
             unknown.ticket_id = ticket_id
             raise
@@ -289,7 +288,7 @@ def _closed(showtime: Showtime) -> ShowtimeClosed:
 
 
 def _already_admitted(theatre: Theatre, admitted_ms: int) -> AlreadyAdmitted:
-    admitted_at = instant(admitted_ms, theatre.timezone)
+    admitted_at = rfc3339(admitted_ms, theatre.timezone)
     return AlreadyAdmitted(f"The ticket was let in at {admitted_at}.", admitted_at)
 
 

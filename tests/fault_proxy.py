@@ -89,9 +89,7 @@ class FaultProxy:
             writer.transport.abort()
             self._writers.discard(writer)
 
-    async def _forward(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, numbers: deque[int]
-    ) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, numbers: deque[int]) -> None:
         commands = hiredis.Reader()
         with contextlib.suppress(ConnectionError):
             while data := await source.read(1 << 16):
@@ -102,9 +100,7 @@ class FaultProxy:
                     numbers.append(self.script_calls if is_script_call else 0)
                 sink.write(data)
 
-    async def _back(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, numbers: deque[int]
-    ) -> None:
+    async def _back(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, numbers: deque[int]) -> None:
         buffer = bytearray()
         with contextlib.suppress(ConnectionError):
             while data := await source.read(1 << 16):

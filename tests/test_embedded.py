@@ -97,9 +97,7 @@ def holder(data_dir: Path) -> Holder:
     return found
 
 
-def test_is_a_private_server_that_keeps_everything(
-    tmp_path: Path, start: Callable[[Path], EmbeddedServer]
-) -> None:
+def test_is_a_private_server_that_keeps_everything(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:
     data_dir = tmp_path / "made" / "as needed"
     server = start(data_dir)
     assert server.alive
@@ -250,15 +248,11 @@ def test_a_damaged_base_stops_the_start(tmp_path: Path, start: Callable[[Path], 
     start(tmp_path).stop()
     (base,) = (tmp_path / "appendonlydir").glob("*.base.rdb")
     base.write_bytes(base.read_bytes()[:20])
-    with pytest.raises(
-        EmbeddedServerError, match=r"base of the append-only file is damaged .* from a backup$"
-    ):
+    with pytest.raises(EmbeddedServerError, match=r"base of the append-only file is damaged .* from a backup$"):
         start(tmp_path)
 
 
-def test_a_healthy_append_only_file_has_no_damage(
-    tmp_path: Path, start: Callable[[Path], EmbeddedServer]
-) -> None:
+def test_a_healthy_append_only_file_has_no_damage(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:
     server = start(tmp_path)
     with client(server.url) as store:
         store.set("text", "two\r\nlines $3 *4 ☺")
@@ -291,9 +285,7 @@ def test_names_leave_the_folder_when_the_last_rewrite_is_a_day_old(
     until(lambda: not named(), "the end of the old file")
 
 
-def test_a_path_too_long_for_a_socket_has_it_elsewhere(
-    tmp_path: Path, start: Callable[[Path], EmbeddedServer]
-) -> None:
+def test_a_path_too_long_for_a_socket_has_it_elsewhere(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:
     data_dir = tmp_path / ("long" * 30)
     server = start(data_dir)
     socket = Path(holder(data_dir).socket)
@@ -315,9 +307,7 @@ def test_a_binary_that_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     binary = tmp_path / "valkey-server"
     binary.write_text("not a program")
     monkeypatch.setattr(embedded, "get_binary_path", lambda: binary)
-    with pytest.raises(
-        EmbeddedServerError, match=r"Valkey cannot be run here \(permission denied\): set MATINEE"
-    ):
+    with pytest.raises(EmbeddedServerError, match=r"Valkey cannot be run here \(permission denied\): set MATINEE"):
         EmbeddedServer.start(tmp_path / "data")
 
 
@@ -333,9 +323,7 @@ def test_a_binary_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        EmbeddedServerError, match=r"file/data cannot be used \(not a directory\): set MATINEE_DATA"
-    ):
+    with pytest.raises(EmbeddedServerError, match=r"file/data cannot be used \(not a directory\): set MATINEE_DATA"):
         EmbeddedServer.start(tmp_path / "file" / "data")
 
 

@@ -15,7 +15,7 @@ import redis
 
 from loadtests.books import Receipts, audit
 from service.keys import showtime_keys, ticket_key
-from service.programme import FORGOTTEN_AFTER_MS
+from service.model import FORGOTTEN_AFTER_MS
 
 ROOT = Path(__file__).parent.parent
 HOUR_MS = 3_600_000
@@ -156,10 +156,7 @@ DOCTORED: dict[str, tuple[Callable[[redis.Redis], object], list[str]]] = {
     ),
     "a key of the wrong type": (
         lambda client: client.set("{main}:ticket:main-GUS", 1, px=HOUR_MS),
-        [
-            "{main}:ticket:main-GUS: HMGET is refused: "
-            "WRONGTYPE Operation against a key holding the wrong kind of value"
-        ],
+        ["{main}:ticket:main-GUS: HMGET is refused: WRONGTYPE Operation against a key holding the wrong kind of value"],
     ),
 }
 
@@ -206,9 +203,7 @@ def test_expired_tickets_are_missed_by_nobody(client: redis.Redis) -> None:
     assert wrong(client) == []
 
 
-def test_what_a_client_cannot_know_is_not_held_against_the_books(
-    client: redis.Redis, receipts: Receipts
-) -> None:
+def test_what_a_client_cannot_know_is_not_held_against_the_books(client: redis.Redis, receipts: Receipts) -> None:
     move_by_hand(client, CY)
     book_by_hand(client, "main-FAY", LATE_KEY, LATE_IDS)
     receipts.unsure.add(CY)
@@ -229,9 +224,7 @@ LOAD = [sys.executable, "-m", "loadtests.load", "--users", "20", "--seconds", "4
 
 
 def test_a_small_load_leaves_books_that_agree(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [*LOAD, "--reports", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([*LOAD, "--reports", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("failures 0\n") == 2
     assert result.stdout.count(" receipts: 0 disagreements\n") == 2
@@ -287,9 +280,7 @@ def test_a_counter_doctored_under_load_fails_it(load: RunningLoad) -> None:
 
 
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_load_leaves_no_process_behind(
-    load: RunningLoad, interruption: signal.Signals
-) -> None:
+def test_an_interrupted_load_leaves_no_process_behind(load: RunningLoad, interruption: signal.Signals) -> None:
     assert len(load.processes()) >= 4  # the command itself, the service, its Valkey, locust
     load.process.send_signal(interruption)
     code, output = load.end()
@@ -320,8 +311,6 @@ def test_a_bad_option_is_named(option: str, value: str, message: str) -> None:
 
 
 def test_more_users_than_the_machine_can_hold_are_refused() -> None:
-    result = subprocess.run(
-        [*LOAD, "--users", "99999999"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([*LOAD, "--users", "99999999"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "99999999 users need" in result.stderr

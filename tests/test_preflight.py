@@ -139,9 +139,7 @@ def test_says_which_server_is_out_of_reach(url: str, address: str) -> None:
     assert line.endswith("; check MATINEE_REDIS_URL and that the server runs")
 
 
-@pytest.mark.parametrize(
-    "url", ["http://usher:s3cret@host", "redis://:pa/s3cret@host/0", "redis://:s3cret@h:99999"]
-)
+@pytest.mark.parametrize("url", ["http://usher:s3cret@host", "redis://:pa/s3cret@host/0", "redis://:s3cret@h:99999"])
 def test_says_what_a_url_is(url: str) -> None:
     assert "it reads redis://[user:password@]host:port/db, rediss://… for TLS, or unix:///" in refusal(url)
 

@@ -11,14 +11,11 @@ from hypothesis import strategies as st
 
 from service import programme as programme_module
 from service.errors import ShowtimeNotFound, TheatreNotFound
-from service.model import Showtime, Theatre
+from service.model import HORIZON_MS, Showtime, Theatre, rfc3339
 from service.programme import (
-    HORIZON_MS,
     Programme,
     ProgrammeError,
-    beyond_horizon,
     programme_from,
-    rfc3339,
 )
 from service.settings import Settings
 
@@ -137,12 +134,8 @@ def test_the_date_is_the_theatre_s_own(zone: str, label: str, starts_at: str) ->
 
 def test_a_clock_set_back_before_a_skipped_day_gets_its_own_answer_too() -> None:
     programme, theatre = programme_in("Pacific/Apia", "18:00")
-    assert (
-        programme.resolve(theatre, "18:00", instant("2011-12-31T09:00:00+14:00")).label == "2011-12-31T18:00"
-    )
-    assert (
-        programme.resolve(theatre, "18:00", instant("2011-12-20T09:00:00-10:00")).label == "2011-12-20T18:00"
-    )
+    assert programme.resolve(theatre, "18:00", instant("2011-12-31T09:00:00+14:00")).label == "2011-12-31T18:00"
+    assert programme.resolve(theatre, "18:00", instant("2011-12-20T09:00:00-10:00")).label == "2011-12-20T18:00"
 
 
 # A label: that very showtime
@@ -257,9 +250,7 @@ SKIPPED = [
 
 
 @pytest.mark.parametrize(("zone", "skipped", "following", "before"), SKIPPED)
-def test_a_time_that_the_clock_skips_is_no_showtime(
-    zone: str, skipped: str, following: str, before: str
-) -> None:
+def test_a_time_that_the_clock_skips_is_no_showtime(zone: str, skipped: str, following: str, before: str) -> None:
     timing = skipped[-5:]
     programme, theatre = programme_in(zone, timing)
     now_ms = instant(before)
@@ -397,9 +388,7 @@ def test_a_label_and_its_instant_lead_to_each_other(theatre: Theatre, now_ms: in
 @given(THEATRES, st.dates(datetime.date(2000, 1, 1), datetime.date(2999, 12, 31)))
 @example(theatre_in("Pacific/Kiritimati"), datetime.date(2000, 1, 1))
 @example(theatre_in("Pacific/Pago_Pago"), datetime.date(2999, 12, 31))
-def test_the_showtimes_of_a_date_are_in_start_order_and_lie_on_it(
-    theatre: Theatre, date: datetime.date
-) -> None:
+def test_the_showtimes_of_a_date_are_in_start_order_and_lie_on_it(theatre: Theatre, date: datetime.date) -> None:
     programme = Programme([theatre], 365 * DAY_MS)
     showtimes = programme.showtimes_on(theatre, date)
     assert [showtime.starts_ms for showtime in showtimes] == sorted(s.starts_ms for s in showtimes)
@@ -437,13 +426,11 @@ def test_at_clock_time_lists_a_time_on_every_date_also_one_no_longer_in_the_prog
 
 def test_the_horizon_is_seven_days_to_the_millisecond() -> None:
     programme, theatre = programme_in("Europe/Berlin")
-    showtime = programme.showtime(
-        theatre, "2026-10-26T18:00"
-    )  # the clock changed the day before: hours count
+    showtime = programme.showtime(theatre, "2026-10-26T18:00")  # the clock changed the day before: hours count
     assert HORIZON_MS == 168 * HOUR_MS
-    assert not beyond_horizon(showtime, showtime.starts_ms - HORIZON_MS)
-    assert beyond_horizon(showtime, showtime.starts_ms - HORIZON_MS - 1)
-    assert not beyond_horizon(showtime, showtime.starts_ms + DAY_MS)
+    assert not showtime.beyond_horizon(showtime.starts_ms - HORIZON_MS)
+    assert showtime.beyond_horizon(showtime.starts_ms - HORIZON_MS - 1)
+    assert not showtime.beyond_horizon(showtime.starts_ms + DAY_MS)
 
 
 # Memory

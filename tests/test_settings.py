@@ -208,9 +208,7 @@ def test_without_a_token_it_listens_on_loopback(host: str) -> None:
     assert read(HOST=host).protected
 
 
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "192.168.1.5", "cinema.example", "128.0.0.1", "2001:db8::1"]
-)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "cinema.example", "128.0.0.1", "2001:db8::1"])
 def test_without_a_token_no_other_address_will_do(host: str) -> None:
     assert not is_loopback(host)
     assert complaints(HOST=host) == [

@@ -1,0 +1,47 @@
+"""The composition root: opens Redis, wires store → box office → routes."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from redis.asyncio import ConnectionPool
+
+from service import openapi
+from service.box_office import BoxOffice
+from service.edge import BODY_LIMIT
+from service.handlers.desk import Desk
+from service.pipeline import Pipeline
+from service.programme import Programme
+from service.routes import add_routes
+from service.security import Gate
+from service.settings import Settings
+from service.store import Store
+
+
+def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -> web.Application:
+    """The service on the Redis of `pool`, whose connections must not repeat commands on their own.
+
+    Starts without Redis too, and answers 503 until it is there.
+    """
+    pipeline = Pipeline(pool)
+    store = Store(pipeline, programme)
+    desk = Desk(
+        box_office=BoxOffice(store, programme),
+        programme=programme,
+        gate=Gate(settings.staff_token),
+        store=store,
+        openapi=openapi.document(),
+    )
+    app = web.Application(client_max_size=BODY_LIMIT)
+    add_routes(app.router, desk)
+
+    async def connection(_app: web.Application) -> AsyncIterator[None]:
+        await pipeline.open()
+        yield
+        await pipeline.close()
+
+    async def begin_draining(_app: web.Application) -> None:
+        desk.draining = True
+
+    app.cleanup_ctx.append(connection)
+    app.on_shutdown.append(begin_draining)
+    return app

@@ -1,0 +1,201 @@
+"""The use cases: book, move, cancel, admit, list. No HTTP, no Redis."""
+
+import asyncio
+import datetime
+import secrets
+
+import msgspec
+
+from service.errors import (
+    BookingCancelled,
+    ShowtimeClosed,
+    ShowtimeNotFound,
+    TicketNotFound,
+    Unavailable,
+    WrongPhone,
+)
+from service.model import FORGOTTEN_AFTER_MS, HORIZON_MS, Availability, Showtime, Theatre, Ticket
+from service.programme import Programme
+from service.store import Changed, Found, Idempotency, Replayed, Store
+
+# How often a change that lost a race against another change of the same ticket is tried anew.
+TRIES = 4
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+
+
+class Booking(msgspec.Struct, frozen=True):
+    """A booked ticket; `replayed` when an earlier request with the same Idempotency-Key had booked it."""
+
+    ticket: Ticket
+    replayed: bool = False
+
+
+def new_ticket_id(theatre: Theatre) -> str:
+    """`main-` and 80 random bits in Crockford's base32: routable to its shard, not to be guessed."""
+    bits = int.from_bytes(secrets.token_bytes(10), "big")
+    return f"{theatre.id}-" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(70, -1, -10)])
+
+
+class BoxOffice:
+    """Sells, moves, cancels and admits tickets of a programme's theatres.
+
+    Names, phones, timings and ids come in as `fields.py` leaves them. Besides the errors named by each method,
+    all raise `Unavailable` when Redis is away, and those that change something `OutcomeUnknown`.
+    """
+
+    def __init__(self, store: Store, programme: Programme) -> None:
+        self._store = store
+        self._programme = programme
+
+    async def book(
+        self, theatre: Theatre, timing: str, name: str, phone: str, idempotency: Idempotency | None = None
+    ) -> Booking:
+        """Book a seat. Raises ShowtimeNotFound, ShowtimeClosed, SoldOut, and with an Idempotency-Key
+        IdempotencyKeyReused, BookingCancelled, TicketExpired.
+        """
+        ticket_id = new_ticket_id(theatre)
+        showtime = self._bookable(theatre, timing, self._store.now_ms())
+        try:
+            done = await self._store.book(ticket_id, showtime, name, phone, idempotency)
+        except ShowtimeClosed:
+            if _is_full(timing):
+                raise
+            # The film began between our look at the clock and Redis's: "18:00" now means the next one.
+            showtime = self._bookable(theatre, timing, showtime.starts_ms)
+            done = await self._store.book(ticket_id, showtime, name, phone, idempotency)
+        if isinstance(done, Replayed):
+            return Booking(await self._booked_before(theatre, done.ticket_id), replayed=True)
+        return Booking(Ticket(ticket_id, showtime, name, phone, done.booked_ms))
+
+    async def ticket(self, ticket_id: str) -> Ticket:
+        """Look a ticket up. Raises TicketNotFound, TicketExpired."""
+        return (await self._find(ticket_id)).ticket
+
+    async def move(self, ticket_id: str, timing: str, phone: str | None) -> Ticket:
+        """Move a ticket to another timing, all or nothing.
+
+        `phone` is None only for the box office. Raises TicketNotFound, TicketExpired, WrongPhone, ShowtimeNotFound,
+        ShowtimeClosed, SoldOut, AlreadyAdmitted.
+        """
+        for _ in range(TRIES):
+            found = await self._find(ticket_id)
+            _check_phone(found.ticket, phone)
+            to = self._bookable(found.ticket.showtime.theatre, timing, self._store.now_ms())
+            if to.label == found.ticket.showtime.label:
+                return found.ticket
+            try:
+                await self._store.move(found, to)
+            except Changed:
+                continue
+            return msgspec.structs.replace(found.ticket, showtime=to)
+        raise _too_contended()
+
+    async def cancel(self, ticket_id: str, phone: str | None) -> Ticket:
+        """Cancel a ticket and return what it was. `phone` is None only for the box office.
+
+        Raises TicketNotFound, TicketExpired, WrongPhone, AlreadyAdmitted.
+        """
+        for _ in range(TRIES):
+            ticket = await self.ticket(ticket_id)
+            _check_phone(ticket, phone)
+            try:
+                await self._store.cancel(ticket)
+            except Changed:
+                continue
+            return ticket
+        raise _too_contended()
+
+    async def admit(self, ticket_id: str) -> Ticket:
+        """Let a ticket in, once. Raises TicketNotFound, TicketExpired, AlreadyAdmitted."""
+        try:
+            return await self._store.admit(self._theatre_of(ticket_id), ticket_id)
+        except TicketNotFound:
+            # Its hash is gone; whether it expired, the showtimes that were over lately know.
+            return await self.ticket(ticket_id)
+
+    async def tickets(self, theatre: Theatre, label: str) -> list[Ticket]:
+        """All tickets of a showtime, in order of booking. Raises ShowtimeNotFound."""
+        showtime = (await self.showtime(theatre, label)).showtime
+        return await self._store.tickets(showtime)
+
+    async def tickets_at(self, theatre: Theatre, timing: str) -> list[Ticket]:
+        """All tickets for a timing: of one showtime, or, for a clock time, of every date that still has tickets.
+
+        Raises ShowtimeNotFound where neither the programme nor a ticket knows the timing.
+        """
+        if _is_full(timing):
+            return await self.tickets(theatre, timing)
+        now_ms = self._store.now_ms()
+        remembered_ms = self._programme.ticket_life_ms + FORGOTTEN_AFTER_MS
+        showtimes = self._programme.at_clock_time(theatre, timing, now_ms - remembered_ms, now_ms + HORIZON_MS)
+        per_showtime = await asyncio.gather(*map(self._store.tickets, showtimes))
+        tickets = [ticket for tickets in per_showtime for ticket in tickets]
+        if not tickets:
+            self._programme.resolve(theatre, timing, now_ms)
+        return tickets
+
+    async def showtime(self, theatre: Theatre, label: str) -> Availability:
+        """The seats of one showtime; also of one that has left the programme, while it is remembered.
+
+        Raises ShowtimeNotFound.
+        """
+        try:
+            showtime = self._programme.resolve(theatre, label, self._store.now_ms())
+        except ShowtimeNotFound:
+            showtime = self._programme.showtime(theatre, label)
+            [seats] = await self._store.availability([showtime])
+            if not seats.version:
+                raise
+            return seats
+        [seats] = await self._store.availability([showtime])
+        return seats
+
+    async def showtimes(self, theatre: Theatre, date: datetime.date | None) -> list[Availability]:
+        """The seats of all showtimes of a day (None: today at the theatre), all at one moment."""
+        if date is None:
+            date = datetime.datetime.fromtimestamp(self._store.now_ms() / 1000, theatre.timezone).date()
+        return await self._store.availability(self._programme.showtimes_on(theatre, date))
+
+    async def next_showtimes(self, theatre: Theatre) -> list[Availability]:
+        """The seats of the next showtime of each timing, in order of their start."""
+        now_ms = self._store.now_ms()
+        showtimes = [self._programme.resolve(theatre, timing, now_ms) for timing in theatre.timings]
+        return await self._store.availability(sorted(showtimes, key=lambda showtime: showtime.starts_ms))
+
+    def _bookable(self, theatre: Theatre, timing: str, now_ms: int) -> Showtime:
+        showtime = self._programme.resolve(theatre, timing, now_ms)
+        if showtime.beyond_horizon(now_ms):
+            raise ShowtimeClosed(f"The showtime {showtime.label} opens for booking 7 days before it starts.")
+        return showtime
+
+    async def _booked_before(self, theatre: Theatre, ticket_id: str) -> Ticket:
+        try:
+            return (await self._store.ticket(theatre, ticket_id)).ticket
+        except TicketNotFound:
+            raise BookingCancelled(
+                "The booking made with this Idempotency-Key has been cancelled since; use a new key for a new one."
+            ) from None
+
+    async def _find(self, ticket_id: str) -> Found:
+        return await self._store.ticket(self._theatre_of(ticket_id), ticket_id)
+
+    def _theatre_of(self, ticket_id: str) -> Theatre:
+        theatre = self._programme.theatres.get(ticket_id.rpartition("-")[0])
+        if theatre is None:
+            raise TicketNotFound("There is no such ticket.")
+        return theatre
+
+
+def _is_full(timing: str) -> bool:
+    return len(timing) > len("18:00")
+
+
+def _check_phone(ticket: Ticket, phone: str | None) -> None:
+    if phone is not None and phone != ticket.phone:
+        raise WrongPhone("The phone number is not the one the ticket was booked with.")
+
+
+def _too_contended() -> Unavailable:
+    return Unavailable("The ticket keeps being moved by other requests; nothing was done by this one.")

@@ -1,0 +1,162 @@
+"""Reading requests: at most 16 KiB, under a deadline, as JSON or a form, every bad field named at once."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from service.errors import FieldError, InvalidInput
+from service.problems import HttpError
+
+BODY_LIMIT = 16 * 1024
+
+# aiohttp has no deadline for bodies: one that trickles a byte a second would hold its connection for hours.
+BODY_DEADLINE_S = 10.0
+
+FORM_FIELDS_LIMIT = 32
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+V = TypeVar("V")
+
+
+class Reader(Generic[RequestT]):
+    """Reads bodies into one request struct; built once per route.
+
+    `rules` maps each field to the rule of `fields.py` that takes what the client wrote and gives what we keep.
+    """
+
+    def __init__(
+        self, struct: type[RequestT], rules: Mapping[str, Callable[[str], Any]], *, forms: bool = False
+    ) -> None:
+        self._decode = msgspec.json.Decoder(struct).decode
+        self._struct = struct
+        self._rules = tuple(rules.items())
+        self._forms = forms
+        fields = msgspec.structs.fields(struct)
+        self._known = [field.name for field in fields]
+        self._required = [field.name for field in fields if field.required]
+
+    async def read(self, request: web.Request) -> RequestT:
+        """The request's body with every field kept as its rule says.
+
+        Raises HttpError (400, 408, 413, 415) and InvalidInput.
+        """
+        is_form = self._check_media_type(request)
+        body = await read_body(request)
+        if is_form:
+            return self._checked(self._struct, _decode_form(body))
+        try:
+            struct = self._decode(body)
+            for name, rule in self._rules:
+                written = getattr(struct, name)
+                if written is not msgspec.UNSET:
+                    setattr(struct, name, rule(written))
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
+            # The quick way stops at the first bad field; the client is owed all of them.
+            return self._checked(self._struct, _decode_json(body))
+        return struct
+
+    def _check_media_type(self, request: web.Request) -> bool:
+        headers = request.headers
+        if "Content-Encoding" in headers:
+            raise HttpError("unsupported_media_type", "Send the body without Content-Encoding.")
+        media_type = headers.get("Content-Type", "")
+        if media_type == JSON:
+            return False
+        media_type = media_type.partition(";")[0].strip().lower()
+        if media_type == JSON:
+            return False
+        if media_type == FORM and self._forms:
+            return True
+        also = f" or {FORM}" if self._forms else ""
+        raise HttpError("unsupported_media_type", f"Send the body as {JSON}{also}.")
+
+    def _checked(self, struct: type[RequestT], body: Any) -> RequestT:
+        """Check field by field what the quick way refused."""
+        if not isinstance(body, dict):
+            raise InvalidInput([FieldError("body", f"must be an object with {', '.join(self._known)}")])
+        problems = [FieldError(name, "is missing") for name in self._required if name not in body]
+        rules = dict(self._rules)
+        kept: dict[str, Any] = {}
+        for name, value in body.items():
+            if name not in self._known:
+                # What the client named a field may be anything; it is cut and made printable before it is repeated.
+                shown = ascii(name[:40])[1:-1]
+                problems.append(FieldError(shown, f"is not a field; the fields are {', '.join(self._known)}"))
+            elif not isinstance(value, str):
+                problems.append(FieldError(name, "must be a string"))
+            else:
+                try:
+                    kept[name] = rules[name](value)
+                except ValueError as problem:
+                    problems.append(FieldError(name, str(problem)))
+        if problems:
+            raise InvalidInput(problems)
+        return struct(**kept)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body, at most BODY_LIMIT bytes. Raises HttpError: 413 over the limit, 408 when it trickles."""
+    length = request.content_length
+    if length is not None and length > BODY_LIMIT:
+        raise _too_large()
+    content = request.content
+    if content.is_eof():
+        # The body came with the head, as nearly all do: it is here already, and nothing has to wait.
+        body = content.read_nowait(BODY_LIMIT + 1)
+        if len(body) > BODY_LIMIT:
+            raise _too_large()
+        return body
+    chunks = bytearray()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            async for chunk in content.iter_any():
+                chunks += chunk
+                if len(chunks) > BODY_LIMIT:
+                    raise _too_large()
+    except TimeoutError:
+        raise HttpError(
+            "body_timeout", f"The body did not arrive within {BODY_DEADLINE_S:.0f} seconds.", {"Connection": "close"}
+        ) from None
+    return bytes(chunks)
+
+
+def field(name: str, rule: Callable[[str], V], written: str) -> V:
+    """Keep one field that stands outside a body (path, query, header). Raises InvalidInput naming it."""
+    try:
+        return rule(written)
+    except ValueError as problem:
+        raise InvalidInput([FieldError(name, str(problem))]) from None
+
+
+def _too_large() -> HttpError:
+    return HttpError("body_too_large", f"The body may have at most {BODY_LIMIT} bytes.", {"Connection": "close"})
+
+
+def _decode_json(body: bytes) -> Any:
+    # The standard library's decoder takes what msgspec refuses whole (lone surrogates), so the field can be named.
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError):
+        raise HttpError("malformed_body", "The body is not JSON in UTF-8.") from None
+
+
+def _decode_form(body: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=FORM_FIELDS_LIMIT
+        )
+    except ValueError:
+        raise HttpError("malformed_body", f"The body is not a form of at most {FORM_FIELDS_LIMIT} fields.") from None
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidInput([FieldError(ascii(name[:40])[1:-1], "is given more than once") for name in repeated])
+    return dict(pairs)

@@ -1,0 +1,49 @@
+"""What every handler is given: the use cases, the programme, and who may do what."""
+
+import msgspec
+from aiohttp import web
+
+from service import edge, fields
+from service.box_office import BoxOffice
+from service.model import Theatre, Ticket
+from service.programme import Programme
+from service.security import Gate
+from service.store import Store
+from service.wire import TicketAnswer, encode
+
+
+class Desk(msgspec.Struct):
+    """The service as a handler sees it. `draining` once the process ends and takes its last requests."""
+
+    box_office: BoxOffice
+    programme: Programme
+    gate: Gate
+    store: Store
+    openapi: bytes
+    draining: bool = False
+
+    def theatre(self, request: web.Request) -> Theatre:
+        """The theatre in the path. Raises TheatreNotFound."""
+        return self.programme.theatre(request.match_info["theatre"])
+
+
+def path_ticket_id(request: web.Request) -> str:
+    """The ticket id in the path. Raises InvalidInput."""
+    return edge.field("ticket_id", fields.ticket_id, request.match_info["ticket_id"])
+
+
+def json_answer(struct: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A struct as JSON that anybody may keep."""
+    return web.Response(status=status, body=encode(struct), headers=headers, content_type="application/json")
+
+
+def private_answer(struct: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A struct as JSON that carries a name or a phone: nobody may store it."""
+    return json_answer(struct, status=status, headers={"Cache-Control": "no-store", **(headers or {})})
+
+
+def ticket_answer(
+    ticket: Ticket, *, masked: bool, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """A ticket, as its holder (`masked`) or the box office may see it."""
+    return private_answer(TicketAnswer.of(ticket, masked=masked), status=status, headers=headers)

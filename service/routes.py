@@ -1,0 +1,241 @@
+"""The whole public interface as one table. The router and openapi.json are both made from it."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+from aiohttp import hdrs, web
+
+from service import problems, wire
+from service.errors import MatineeError
+from service.handlers import classic, operations, showtimes, tickets
+from service.handlers.desk import Desk
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Desk, web.Request], Awaitable[web.Response]]
+Bound = Callable[[web.Request], Awaitable[web.Response]]
+
+# Who may call: anyone; whoever has the ticket's id; that and the phone it was booked with; the box office.
+Access = Literal["anyone", "holder", "holder and phone", "box office"]
+
+_BODY = ("malformed_body", "body_timeout", "body_too_large", "unsupported_media_type", "invalid_input")
+_ANYWHERE = ("malformed_request", "protected_mode", "internal")
+_READ = ("unavailable",)
+_CHANGE = ("unavailable", "outcome_unknown")
+_BOOK = (*_CHANGE, "showtime_not_found", "showtime_closed", "sold_out")
+_REPLAY = ("idempotency_key_reused", "booking_cancelled", "ticket_expired")
+_TICKET = ("invalid_input", "ticket_not_found", "ticket_expired")
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One method of one path. The first line of the handler's docstring is its summary.
+
+    `answer` is the struct of the answer with `status`, None for one without a body. `codes` are the problems it may
+    answer with, besides those that follow from the rest. `parameters` are names of query parameters and headers.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    answer: type[msgspec.Struct] | None
+    codes: tuple[str, ...] = ()
+    access: Access = "anyone"
+    body: type[msgspec.Struct] | None = None
+    status: int = 200
+    parameters: tuple[str, ...] = ()
+    forms: bool = False
+    conditional: bool = False
+    csv: bool = False
+
+    @property
+    def problems(self) -> list[str]:
+        """Every problem code that an answer of this route may carry."""
+        codes = {*_ANYWHERE, *self.codes}
+        if self.body is not None:
+            codes.update(_BODY)
+        if self.access != "anyone" or self.body is not None:
+            codes.add("staff_only")
+        if self.access == "holder and phone":
+            codes.update(("wrong_phone", "invalid_input"))
+        return [code for code in problems.PROBLEMS if code in codes]
+
+
+_SHOWTIME = "/v1/theatres/{theatre}/showtimes/{showtime}"
+_ONE_TICKET = "/v1/tickets/{ticket_id}"
+_PHONE = ("Ticket-Phone",)
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/", showtimes.welcome, wire.WelcomeAnswer, _READ),
+    Route("GET", "/v1/theatres", showtimes.theatres, wire.TheatresAnswer),
+    Route("GET", "/v1/theatres/{theatre}", showtimes.one_theatre, wire.TheatreAnswer, ("theatre_not_found",)),
+    Route(
+        "GET",
+        "/v1/theatres/{theatre}/showtimes",
+        showtimes.of_day,
+        wire.ShowtimesAnswer,
+        (*_READ, "theatre_not_found", "invalid_input"),
+        parameters=("date", "If-None-Match"),
+        conditional=True,
+    ),
+    Route(
+        "GET",
+        _SHOWTIME,
+        showtimes.one,
+        wire.ShowtimeAnswer,
+        (*_READ, "theatre_not_found", "showtime_not_found", "invalid_input"),
+        parameters=("If-None-Match",),
+        conditional=True,
+    ),
+    Route(
+        "GET",
+        f"{_SHOWTIME}/tickets",
+        showtimes.tickets,
+        wire.TicketsAnswer,
+        (*_READ, "theatre_not_found", "showtime_not_found", "invalid_input"),
+        access="box office",
+        csv=True,
+    ),
+    Route(
+        "POST",
+        "/v1/tickets",
+        tickets.book,
+        wire.TicketAnswer,
+        (*_BOOK, *_REPLAY, "theatre_not_found"),
+        body=wire.BookRequest,
+        status=201,
+        parameters=("Idempotency-Key",),
+    ),
+    Route("GET", _ONE_TICKET, tickets.view, wire.TicketAnswer, (*_READ, *_TICKET), access="holder"),
+    Route(
+        "PATCH",
+        _ONE_TICKET,
+        tickets.move,
+        wire.TicketAnswer,
+        (*_BOOK, *_TICKET, "already_admitted"),
+        access="holder and phone",
+        body=wire.MoveRequest,
+        parameters=_PHONE,
+    ),
+    Route(
+        "DELETE",
+        _ONE_TICKET,
+        tickets.cancel,
+        None,
+        (*_CHANGE, *_TICKET, "already_admitted"),
+        access="holder and phone",
+        status=204,
+        parameters=_PHONE,
+    ),
+    Route("GET", f"{_ONE_TICKET}/user", tickets.user, wire.UserAnswer, (*_READ, *_TICKET), access="box office"),
+    Route(
+        "POST",
+        f"{_ONE_TICKET}/admission",
+        tickets.admit,
+        wire.TicketAnswer,
+        (*_CHANGE, *_TICKET, "already_admitted"),
+        access="box office",
+    ),
+    Route(
+        "POST",
+        "/booktickets",
+        classic.book,
+        wire.TicketAnswer,
+        (*_BOOK, *_REPLAY),
+        body=wire.ClassicBookRequest,
+        status=201,
+        parameters=("Idempotency-Key",),
+        forms=True,
+    ),
+    Route(
+        "POST",
+        "/update",
+        classic.update,
+        wire.TicketAnswer,
+        (*_BOOK, *_TICKET, "already_admitted", "wrong_phone"),
+        access="holder",
+        body=wire.ClassicUpdateRequest,
+        forms=True,
+    ),
+    Route(
+        "POST",
+        "/delete",
+        classic.delete,
+        wire.CancelledAnswer,
+        (*_CHANGE, *_TICKET, "already_admitted", "wrong_phone"),
+        access="holder",
+        body=wire.ClassicDeleteRequest,
+        forms=True,
+    ),
+    Route(
+        "POST",
+        "/viewontime",
+        classic.view_on_time,
+        wire.TicketsAnswer,
+        (*_READ, "showtime_not_found"),
+        access="box office",
+        body=wire.ClassicTimingRequest,
+        forms=True,
+    ),
+    Route(
+        "POST",
+        "/viewuser",
+        classic.view_user,
+        wire.UserAnswer,
+        (*_READ, *_TICKET),
+        access="box office",
+        body=wire.ClassicTicketRequest,
+        forms=True,
+    ),
+    Route("GET", "/livez", operations.alive, wire.HealthAnswer),
+    Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ),
+    Route("GET", "/openapi.json", operations.openapi, None),
+)
+
+
+def add_routes(router: web.UrlDispatcher, desk: Desk) -> None:
+    """Make the router: every route, 405 with `Allow` for its other methods, 404 for all other paths."""
+    by_path: dict[str, list[Route]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path, []).append(route)
+    for path, routes in by_path.items():
+        resource = router.add_resource(path)
+        allowed = []
+        for route in routes:
+            handler = _guarded(route.handler, desk)
+            # aiohttp leaves the body of an answer to HEAD out.
+            for method in (hdrs.METH_GET, hdrs.METH_HEAD) if route.method == hdrs.METH_GET else (route.method,):
+                resource.add_route(method, handler)
+                allowed.append(method)
+        resource.add_route(hdrs.METH_ANY, _guarded(_refusing_method(", ".join(allowed)), desk))
+    router.add_route(hdrs.METH_ANY, "/{path:.*}", _guarded(_refusing_path, desk))
+
+
+def _guarded(handler: Handler, desk: Desk) -> Bound:
+    """A handler behind the gate, whose errors become answers. A middleware would do the same for 2.5 µs more."""
+    check = desk.gate.check
+
+    async def guarded(request: web.Request) -> web.Response:
+        try:
+            check(request)
+            return await handler(desk, request)
+        except MatineeError as error:
+            return problems.answer(error)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.match_info.route.resource)
+            return problems.internal()
+
+    return guarded
+
+
+def _refusing_method(allowed: str) -> Handler:
+    async def refuse(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+        detail = f"{request.method} is not a method of this path; it has {allowed}."
+        raise problems.HttpError("method_not_allowed", detail, {hdrs.ALLOW: allowed})
+
+    return refuse
+
+
+async def _refusing_path(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+    raise problems.HttpError("route_not_found", "There is nothing here; /openapi.json lists all routes.")

@@ -1,0 +1,242 @@
+"""What goes over the wire: request and answer structs, and their decoders and encoder, built once."""
+
+from typing import Annotated, Literal, Self
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from service.model import Availability, ShowtimeStatus, Theatre, Ticket, TicketStatus, rfc3339
+
+encode = msgspec.json.Encoder().encode
+
+# The patterns describe the fields to readers of the API's document; `fields.py` decides and words the errors.
+Name = Annotated[str, Meta(description="1 to 80 characters of any script.", examples=["Asha Rao"])]
+Phone = Annotated[
+    str,
+    Meta(
+        description="7 to 15 digits, a leading + allowed; spaces, dots, dashes and brackets are ignored.",
+        examples=["+91 98123 45678"],
+    ),
+]
+Timing = Annotated[
+    str,
+    Meta(
+        description="`HH:MM`: the next showtime at that time; or a full local `YYYY-MM-DDTHH:MM`.",
+        examples=["18:00", "2026-11-24T18:00"],
+    ),
+]
+TicketId = Annotated[str, Meta(description="The id that the booking answered.", examples=["main-7KQ2M8ZT41XVDRNB"])]
+
+
+class BookRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Book a seat. `theatre` may be left out: the first of the programme."""
+
+    name: Name
+    phone: Phone
+    timing: Timing
+    theatre: str | UnsetType = UNSET
+
+
+class MoveRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Move a ticket to another timing."""
+
+    timing: Timing
+
+
+class ClassicBookRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /booktickets`."""
+
+    name: Name
+    phone: Phone
+    timing: Timing
+
+
+class ClassicUpdateRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /update`."""
+
+    ticket_id: TicketId
+    phone: Phone
+    timing_alter: Timing
+
+
+class ClassicDeleteRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /delete`."""
+
+    ticket_id: TicketId
+    phone: Phone
+
+
+class ClassicTimingRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /viewontime`."""
+
+    timing: Timing
+
+
+class ClassicTicketRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /viewuser`."""
+
+    ticket_id: TicketId
+
+
+class TicketAnswer(msgspec.Struct):
+    """A ticket. The phone is masked but for its last two digits, unless the box office asks."""
+
+    ticket_id: str
+    theatre: str
+    timing: str
+    showtime: str
+    starts_at: str
+    expires_at: str
+    status: TicketStatus
+    name: str | None
+    phone: str | None
+    booked_at: str | None
+    admitted_at: str | None
+
+    @classmethod
+    def of(cls, ticket: Ticket, *, masked: bool) -> Self:
+        """Tell a ticket to its holder (`masked`) or to the box office."""
+        showtime = ticket.showtime
+        zone = showtime.theatre.timezone
+        phone = ticket.phone
+        return cls(
+            ticket.ticket_id,
+            showtime.theatre.id,
+            showtime.timing,
+            showtime.label,
+            showtime.starts_at,
+            showtime.expires_at,
+            ticket.status,
+            ticket.name,
+            mask(phone) if masked and phone is not None else phone,
+            None if ticket.booked_ms is None else rfc3339(ticket.booked_ms, zone),
+            None if ticket.admitted_ms is None else rfc3339(ticket.admitted_ms, zone),
+        )
+
+
+class TicketsAnswer(msgspec.Struct):
+    """Tickets in order of showtime, then of booking."""
+
+    tickets: list[TicketAnswer]
+
+
+class UserAnswer(msgspec.Struct):
+    """The person a ticket was booked for."""
+
+    ticket_id: str
+    name: str | None
+    phone: str | None
+    timing: str
+    showtime: str
+
+    @classmethod
+    def of(cls, ticket: Ticket) -> Self:
+        """Tell the box office who has a ticket."""
+        showtime = ticket.showtime
+        return cls(ticket.ticket_id, ticket.name, ticket.phone, showtime.timing, showtime.label)
+
+
+class CancelledAnswer(msgspec.Struct):
+    """What `POST /delete` cancelled."""
+
+    ticket_id: str
+    timing: str
+    showtime: str
+    status: Literal["cancelled"] = "cancelled"
+
+
+class TheatreAnswer(msgspec.Struct):
+    """A theatre of the programme."""
+
+    id: str
+    name: str
+    timezone: str
+    capacity: int
+    timings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, theatre: Theatre) -> Self:
+        """Tell a theatre."""
+        return cls(theatre.id, theatre.name, theatre.timezone.key, theatre.capacity, theatre.timings)
+
+
+class TheatresAnswer(msgspec.Struct):
+    """The programme."""
+
+    theatres: list[TheatreAnswer]
+
+
+class ShowtimeAnswer(msgspec.Struct):
+    """A showtime and its seats."""
+
+    theatre: str
+    timing: str
+    showtime: str
+    starts_at: str
+    capacity: int
+    booked: int
+    available: int
+    status: ShowtimeStatus
+
+    @classmethod
+    def of(cls, seats: Availability) -> Self:
+        """Tell the seats of a showtime."""
+        showtime = seats.showtime
+        return cls(
+            showtime.theatre.id,
+            showtime.timing,
+            showtime.label,
+            showtime.starts_at,
+            showtime.theatre.capacity,
+            seats.booked,
+            seats.available,
+            seats.status,
+        )
+
+
+class ShowtimesAnswer(msgspec.Struct):
+    """Showtimes in order of their start."""
+
+    showtimes: list[ShowtimeAnswer]
+
+
+class WelcomeAnswer(msgspec.Struct):
+    """The time slots available: of each timing of the first theatre, the next showtime."""
+
+    service: str
+    version: str
+    theatre: TheatreAnswer
+    showtimes: list[ShowtimeAnswer]
+    links: dict[str, str]
+
+
+class HealthAnswer(msgspec.Struct):
+    """`ok`, or why not."""
+
+    status: str
+
+
+class FieldProblem(msgspec.Struct):
+    """One bad field, and what would be right."""
+
+    field: str
+    message: str
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """RFC 9457 problem details. `code` is stable, for programs; `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldProblem] = []
+    ticket_id: str | None = None
+    admitted_at: str | None = None
+
+
+def mask(phone: str) -> str:
+    """`+919812345678` → `+**********78`: enough to know one's own number by, too little to call it."""
+    plus = phone[:1] == "+"
+    return ("+" if plus else "") + "*" * (len(phone) - plus - 2) + phone[-2:]
