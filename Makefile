@@ -10,10 +10,10 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format load bench clean
+.PHONY: help run test check format load bench bench-path clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.run ## start the service on http://127.0.0.1:5000; Ctrl-C stops it
 	@exec $(PYTHON) -m service serve
@@ -43,6 +43,9 @@ load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECO
 
 bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
 	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick)
+
+bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails where it has become dearer
+	@$(PYTHON) -m loadtests.path $(call option,ROUNDS,rounds) $(if $(RECORD),--record)
 
 clean: ## remove the virtual environment and the caches; the tickets in data/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist

@@ -32,7 +32,7 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
         openapi=openapi.document(),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
-    add_routes(app.router, desk)
+    add_routes(app, desk)
 
     async def connection(_app: web.Application) -> AsyncIterator[None]:
         await pipeline.open()

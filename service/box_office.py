@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import secrets
+from collections.abc import Iterator
 
 import msgspec
 
@@ -21,8 +22,8 @@ from service.store import Changed, Found, Idempotency, Replayed, Store
 # How often a change that lost a race against another change of the same ticket is tried anew.
 TRIES = 4
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+# Maps a random byte to one of the 32 letters of Crockford's base32, by its last five bits.
+_CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8
 
 
 class Booking(msgspec.Struct, frozen=True):
@@ -32,10 +33,14 @@ class Booking(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-def new_ticket_id(theatre: Theatre) -> str:
-    """`main-` and 80 random bits in Crockford's base32: routable to its shard, not to be guessed."""
-    bits = int.from_bytes(secrets.token_bytes(10), "big")
-    return f"{theatre.id}-" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(70, -1, -10)])
+def _random_letters() -> Iterator[str]:
+    """Words of 16 random letters, 80 bits each, without end; the system is asked for many at a time.
+
+    One generator belongs to one process: two that inherited the same one would give the same words.
+    """
+    while True:
+        letters = secrets.token_bytes(4096).translate(_CROCKFORD).decode()
+        yield from (letters[start : start + 16] for start in range(0, len(letters), 16))
 
 
 class BoxOffice:
@@ -48,6 +53,7 @@ class BoxOffice:
     def __init__(self, store: Store, programme: Programme) -> None:
         self._store = store
         self._programme = programme
+        self._letters = _random_letters()
 
     async def book(
         self, theatre: Theatre, timing: str, name: str, phone: str, idempotency: Idempotency | None = None
@@ -55,7 +61,7 @@ class BoxOffice:
         """Book a seat. Raises ShowtimeNotFound, ShowtimeClosed, SoldOut, and with an Idempotency-Key
         IdempotencyKeyReused, BookingCancelled, TicketExpired.
         """
-        ticket_id = new_ticket_id(theatre)
+        ticket_id = f"{theatre.id}-{next(self._letters)}"
         showtime = self._bookable(theatre, timing, self._store.now_ms())
         try:
             done = await self._store.book(ticket_id, showtime, name, phone, idempotency)

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from service.errors import FieldError, InvalidInput
+from service.lean import whole_body
 from service.problems import HttpError
 
 BODY_LIMIT = 16 * 1024
@@ -56,8 +57,8 @@ class Reader(Generic[RequestT]):
             struct = self._decode(body)
             for name, rule in self._rules:
                 written = getattr(struct, name)
-                if written is not msgspec.UNSET:
-                    setattr(struct, name, rule(written))
+                if written is not msgspec.UNSET and (kept := rule(written)) is not written:
+                    setattr(struct, name, kept)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
             # The quick way stops at the first bad field; the client is owed all of them.
             return self._checked(self._struct, _decode_json(body))
@@ -104,27 +105,26 @@ class Reader(Generic[RequestT]):
 
 async def read_body(request: web.Request) -> bytes:
     """The whole body, at most BODY_LIMIT bytes. Raises HttpError: 413 over the limit, 408 when it trickles."""
-    length = request.content_length
-    if length is not None and length > BODY_LIMIT:
+    body = whole_body(request)
+    if body is None:
+        body = await _wait_for_body(request)
+    if len(body) > BODY_LIMIT:
         raise _too_large()
-    content = request.content
-    if content.is_eof():
-        # The body came with the head, as nearly all do: it is here already, and nothing has to wait.
-        body = content.read_nowait(BODY_LIMIT + 1)
-        if len(body) > BODY_LIMIT:
-            raise _too_large()
-        return body
+    return body
+
+
+async def _wait_for_body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise _too_large()
     chunks = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            async for chunk in content.iter_any():
+            async for chunk in request.content.iter_any():
                 chunks += chunk
                 if len(chunks) > BODY_LIMIT:
                     raise _too_large()
     except TimeoutError:
-        raise HttpError(
-            "body_timeout", f"The body did not arrive within {BODY_DEADLINE_S:.0f} seconds.", {"Connection": "close"}
-        ) from None
+        raise HttpError("body_timeout", f"The body did not arrive within {BODY_DEADLINE_S:.0f} seconds.") from None
     return bytes(chunks)
 
 
@@ -137,7 +137,7 @@ def field(name: str, rule: Callable[[str], V], written: str) -> V:
 
 
 def _too_large() -> HttpError:
-    return HttpError("body_too_large", f"The body may have at most {BODY_LIMIT} bytes.", {"Connection": "close"})
+    return HttpError("body_too_large", f"The body may have at most {BODY_LIMIT} bytes.")
 
 
 def _decode_json(body: bytes) -> Any:

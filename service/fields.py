@@ -33,8 +33,10 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 def name(written: str) -> str:
     """1 to 80 characters of any script, trimmed and in Unicode NFC."""
     kept = written.strip()
-    if not kept.isascii():
-        kept = unicodedata.normalize("NFC", kept) if not _NOT_IN_NAMES.search(kept) else kept
+    if kept.isascii() and kept.isprintable() and 1 <= len(kept) <= NAME_LENGTH:
+        return kept
+    if not _NOT_IN_NAMES.search(kept):
+        kept = unicodedata.normalize("NFC", kept)
     if not 1 <= len(kept) <= NAME_LENGTH:
         raise ValueError(f"must have 1 to {NAME_LENGTH} characters")
     if _NOT_IN_NAMES.search(kept):
@@ -46,6 +48,8 @@ def name(written: str) -> str:
 
 def phone(written: str) -> str:
     """`+` and 7 to 15 digits, or the digits alone (E.164 allows 15)."""
+    if _PHONE.fullmatch(written):
+        return written
     kept = written.translate(_PHONE_SEPARATORS)
     if not _PHONE.fullmatch(kept):
         raise ValueError("must be 7 to 15 digits 0-9, a + in front allowed, like +91 98123 45678")

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from aiohttp import web
-
 from service import errors, wire
+from service.lean import Answer
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -38,6 +37,9 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "outcome_unknown": (503, "Outcome unknown"),
 }
 
+# After these the rest of the body is still on its way; to read it would be to let the client choose how much we read.
+CLOSING = frozenset({"body_timeout", "body_too_large"})
+
 
 class HttpError(errors.MatineeError):
     """An error of HTTP itself, which the domain knows nothing of; `code` is one of PROBLEMS."""
@@ -48,7 +50,7 @@ class HttpError(errors.MatineeError):
         self.headers = headers or {}
 
 
-def answer(error: errors.MatineeError) -> web.Response:
+def answer(error: errors.MatineeError) -> Answer:
     """What HTTP says of an error."""
     code = error.problem_code if isinstance(error, HttpError) else error.code
     status, title = PROBLEMS[code]
@@ -65,12 +67,12 @@ def answer(error: errors.MatineeError) -> web.Response:
             headers["Retry-After"] = str(error.retry_after_s)
             if isinstance(error, errors.OutcomeUnknown):
                 problem.ticket_id = error.ticket_id
-    response = web.Response(status=status, body=wire.encode(problem), headers=headers, content_type=CONTENT_TYPE)
-    if headers.get("Connection") == "close":
+    response = Answer(wire.encode(problem), status=status, media_type=CONTENT_TYPE, headers=tuple(headers.items()))
+    if code in CLOSING:
         response.force_close()
     return response
 
 
-def internal() -> web.Response:
+def internal() -> Answer:
     """The answer to a defect of ours; what it was stands in the log alone."""
     return answer(HttpError("internal", "The service failed at this request; the operator's log says why."))

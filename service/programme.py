@@ -26,6 +26,7 @@ from service.settings import (
     timings_from,
 )
 
+DATES_KEPT = 1024  # dates whose showtimes stay in memory as lists
 LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 700 bytes each
 
 # The years 2000 to 2999: in them every offset is of whole minutes, as RFC 3339 wants, and the calendar has
@@ -52,6 +53,7 @@ class Programme:
         # By theatre and timing: the next showtime, and the instant since which it is the next.
         self._upcoming: dict[tuple[str, str], tuple[int, Showtime]] = {}
         self._labelled = functools.lru_cache(maxsize=LABELS_KEPT)(self._make)
+        self._dated = functools.lru_cache(maxsize=DATES_KEPT)(self._of_date)
 
     def theatre(self, theatre_id: str | None) -> Theatre:
         """The theatre of that id, the programme's first for None; raises TheatreNotFound."""
@@ -98,7 +100,7 @@ class Programme:
 
         Raises ValueError outside the years 2000 to 2999.
         """
-        return self._existing(theatre, (date,), theatre.timings)
+        return list(self._dated(theatre.id, date))
 
     def starting_between(self, theatre: Theatre, first_ms: int, last_ms: int) -> list[Showtime]:
         """The theatre's showtimes that start from `first_ms` to `last_ms`, both included, in start order."""
@@ -112,6 +114,10 @@ class Programme:
         if not TIMING.fullmatch(timing):
             raise ValueError(f"must be {_TIMING_SHAPE}")
         return self._between(theatre, (timing,), first_ms, last_ms)
+
+    def _of_date(self, theatre_id: str, date: datetime.date) -> list[Showtime]:
+        theatre = self.theatres[theatre_id]
+        return self._existing(theatre, (date,), theatre.timings)
 
     def _between(self, theatre: Theatre, timings: tuple[str, ...], first_ms: int, last_ms: int) -> list[Showtime]:
         first = _local_date(theatre, first_ms)

@@ -6,6 +6,7 @@ from service import fields
 from service.edge import Reader
 from service.handlers import tickets
 from service.handlers.desk import Desk, private_answer, ticket_answer
+from service.lean import Answer
 from service.wire import (
     CancelledAnswer,
     ClassicBookRequest,
@@ -31,14 +32,14 @@ _timing_request = Reader(ClassicTimingRequest, {"timing": fields.timing}, forms=
 _ticket_request = Reader(ClassicTicketRequest, {"ticket_id": fields.ticket_id}, forms=True)
 
 
-async def book(desk: Desk, request: web.Request) -> web.Response:
+async def book(desk: Desk, request: web.Request) -> Answer:
     """Book a ticket with name, phone and timing."""
     wish = await _book_request.read(request)
     theatre = desk.programme.theatre(None)
     return await tickets.answer_booking(desk, request, theatre, wish.timing, wish.name, wish.phone)
 
 
-async def update(desk: Desk, request: web.Request) -> web.Response:
+async def update(desk: Desk, request: web.Request) -> Answer:
     """Change the timing of a ticket."""
     masked = not desk.gate.is_staff(request)
     wish = await _update_request.read(request)
@@ -46,14 +47,14 @@ async def update(desk: Desk, request: web.Request) -> web.Response:
     return ticket_answer(ticket, masked=masked)
 
 
-async def delete(desk: Desk, request: web.Request) -> web.Response:
+async def delete(desk: Desk, request: web.Request) -> Answer:
     """Delete a ticket."""
     wish = await _delete_request.read(request)
     ticket = await desk.box_office.cancel(wish.ticket_id, wish.phone)
     return private_answer(CancelledAnswer(ticket.ticket_id, ticket.showtime.timing, ticket.showtime.label))
 
 
-async def view_on_time(desk: Desk, request: web.Request) -> web.Response:
+async def view_on_time(desk: Desk, request: web.Request) -> Answer:
     """All tickets for a particular time."""
     desk.gate.require_staff(request)
     wish = await _timing_request.read(request)
@@ -61,7 +62,7 @@ async def view_on_time(desk: Desk, request: web.Request) -> web.Response:
     return private_answer(TicketsAnswer([TicketAnswer.of(ticket, masked=False) for ticket in found]))
 
 
-async def view_user(desk: Desk, request: web.Request) -> web.Response:
+async def view_user(desk: Desk, request: web.Request) -> Answer:
     """The user's details, by ticket id."""
     desk.gate.require_staff(request)
     wish = await _ticket_request.read(request)

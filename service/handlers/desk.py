@@ -5,6 +5,7 @@ from aiohttp import web
 
 from service import edge, fields
 from service.box_office import BoxOffice
+from service.lean import Answer, Headers
 from service.model import Theatre, Ticket
 from service.programme import Programme
 from service.security import Gate
@@ -32,18 +33,16 @@ def path_ticket_id(request: web.Request) -> str:
     return edge.field("ticket_id", fields.ticket_id, request.match_info["ticket_id"])
 
 
-def json_answer(struct: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def json_answer(struct: msgspec.Struct, *, status: int = 200, headers: Headers = ()) -> Answer:
     """A struct as JSON that anybody may keep."""
-    return web.Response(status=status, body=encode(struct), headers=headers, content_type="application/json")
+    return Answer(encode(struct), status=status, headers=headers)
 
 
-def private_answer(struct: msgspec.Struct, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def private_answer(struct: msgspec.Struct, *, status: int = 200, headers: Headers = ()) -> Answer:
     """A struct as JSON that carries a name or a phone: nobody may store it."""
-    return json_answer(struct, status=status, headers={"Cache-Control": "no-store", **(headers or {})})
+    return Answer(encode(struct), status=status, headers=(("Cache-Control", "no-store"), *headers))
 
 
-def ticket_answer(
-    ticket: Ticket, *, masked: bool, status: int = 200, headers: dict[str, str] | None = None
-) -> web.Response:
+def ticket_answer(ticket: Ticket, *, masked: bool, status: int = 200, headers: Headers = ()) -> Answer:
     """A ticket, as its holder (`masked`) or the box office may see it."""
     return private_answer(TicketAnswer.of(ticket, masked=masked), status=status, headers=headers)

@@ -4,15 +4,16 @@ from aiohttp import web
 
 from service.errors import Unavailable
 from service.handlers.desk import Desk, private_answer
+from service.lean import Answer
 from service.wire import HealthAnswer
 
 
-async def alive(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+async def alive(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
     """Whether this process answers at all: if not, restart it."""
     return private_answer(HealthAnswer("ok"))
 
 
-async def ready(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+async def ready(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
     """Whether to send requests here: not while Redis is away, and not once the process drains."""
     if desk.draining:
         raise Unavailable("This process is ending and takes its last requests.")
@@ -21,6 +22,6 @@ async def ready(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG0
     return private_answer(HealthAnswer("ok"))
 
 
-async def openapi(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+async def openapi(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
     """The OpenAPI 3.1 document of this interface."""
-    return web.Response(body=desk.openapi, content_type="application/json", headers={"Cache-Control": "no-cache"})
+    return Answer(desk.openapi, headers=(("Cache-Control", "no-cache"),))

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from service import __version__, edge, fields
 from service.handlers.desk import Desk, json_answer, private_answer
+from service.lean import Answer, Headers
 from service.model import Availability
 from service.wire import (
     ShowtimeAnswer,
@@ -22,13 +23,13 @@ from service.wire import (
 )
 
 # A browser may keep the seats but must ask each time whether they changed; the answer is then a 304.
-_REVALIDATE = {"Cache-Control": "no-cache"}
+_REVALIDATE: Headers = (("Cache-Control", "no-cache"),)
 
 # What spreadsheets take for the beginning of a formula (OWASP: CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-async def welcome(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+async def welcome(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
     """The time slots available at the first theatre."""
     theatre = desk.programme.theatre(None)
     seats = await desk.box_office.next_showtimes(theatre)
@@ -43,17 +44,17 @@ async def welcome(desk: Desk, request: web.Request) -> web.Response:  # noqa: AR
     return json_answer(answer, headers=_REVALIDATE)
 
 
-async def theatres(desk: Desk, request: web.Request) -> web.Response:  # noqa: ARG001  one signature for all
+async def theatres(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
     """The programme."""
     return json_answer(TheatresAnswer([TheatreAnswer.of(theatre) for theatre in desk.programme.theatres.values()]))
 
 
-async def one_theatre(desk: Desk, request: web.Request) -> web.Response:
+async def one_theatre(desk: Desk, request: web.Request) -> Answer:
     """One theatre of the programme."""
     return json_answer(TheatreAnswer.of(desk.theatre(request)))
 
 
-async def of_day(desk: Desk, request: web.Request) -> web.Response:
+async def of_day(desk: Desk, request: web.Request) -> Answer:
     """The showtimes of a day with their seats; 304 where nothing has changed."""
     written = request.query.get("date")
     date = None if written is None else edge.field("date", fields.date, written)
@@ -61,13 +62,13 @@ async def of_day(desk: Desk, request: web.Request) -> web.Response:
     return _unless_known(request, seats, lambda: ShowtimesAnswer([ShowtimeAnswer.of(each) for each in seats]))
 
 
-async def one(desk: Desk, request: web.Request) -> web.Response:
+async def one(desk: Desk, request: web.Request) -> Answer:
     """One showtime with its seats; 304 where nothing has changed."""
     seats = await desk.box_office.showtime(desk.theatre(request), _label(request))
     return _unless_known(request, [seats], lambda: ShowtimeAnswer.of(seats))
 
 
-async def tickets(desk: Desk, request: web.Request) -> web.Response:
+async def tickets(desk: Desk, request: web.Request) -> Answer:
     """All tickets of a showtime, as JSON or CSV."""
     desk.gate.require_staff(request)
     label = _label(request)
@@ -75,22 +76,20 @@ async def tickets(desk: Desk, request: web.Request) -> web.Response:
     answers = [TicketAnswer.of(ticket, masked=False) for ticket in found]
     if "text/csv" in request.headers.get("Accept", ""):
         return _csv(answers, f"tickets-{label.replace(':', '')}.csv")
-    return private_answer(TicketsAnswer(answers), headers={"Vary": "Accept"})
+    return private_answer(TicketsAnswer(answers), headers=(("Vary", "Accept"),))
 
 
 def _label(request: web.Request) -> str:
     return edge.field("showtime", fields.showtime, request.match_info["showtime"])
 
 
-def _unless_known(
-    request: web.Request, seats: Sequence[Availability], build: Callable[[], msgspec.Struct]
-) -> web.Response:
+def _unless_known(request: web.Request, seats: Sequence[Availability], build: Callable[[], msgspec.Struct]) -> Answer:
     """304 where the client's copy is the current one, without building a body."""
     etag = _etag(seats)
-    headers = {"ETag": etag, **_REVALIDATE}
+    headers: Headers = (("ETag", etag), *_REVALIDATE)
     known = request.headers.get("If-None-Match")
     if known is not None and (known == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))):
-        return web.Response(status=304, headers=headers)
+        return Answer(status=304, headers=headers)
     return json_answer(build(), headers=headers)
 
 
@@ -102,18 +101,18 @@ def _etag(seats: Sequence[Availability]) -> str:
     return f'"{blake2b("/".join(parts).encode(), digest_size=12).hexdigest()}"'
 
 
-def _csv(answers: Sequence[TicketAnswer], filename: str) -> web.Response:
+def _csv(answers: Sequence[TicketAnswer], filename: str) -> Answer:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(TicketAnswer.__struct_fields__)
     for answer in answers:
         writer.writerow([_cell(value) for value in msgspec.structs.astuple(answer)])
-    headers = {
-        "Cache-Control": "no-store",
-        "Vary": "Accept",
-        "Content-Disposition": f'attachment; filename="{filename}"',
-    }
-    return web.Response(text=text.getvalue(), content_type="text/csv", headers=headers)
+    headers = (
+        ("Cache-Control", "no-store"),
+        ("Vary", "Accept"),
+        ("Content-Disposition", f'attachment; filename="{filename}"'),
+    )
+    return Answer(text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _cell(value: str | None) -> str:

@@ -9,6 +9,7 @@ from service import edge, fields
 from service.edge import Reader
 from service.errors import WrongPhone
 from service.handlers.desk import Desk, path_ticket_id, private_answer, ticket_answer
+from service.lean import Answer, Headers
 from service.model import Theatre
 from service.store import Idempotency
 from service.wire import BookRequest, MoveRequest, UserAnswer
@@ -19,7 +20,7 @@ _book_request = Reader(
 _move_request = Reader(MoveRequest, {"timing": fields.timing})
 
 
-async def book(desk: Desk, request: web.Request) -> web.Response:
+async def book(desk: Desk, request: web.Request) -> Answer:
     """Book a seat: 201 with the ticket and its Location."""
     wish = await _book_request.read(request)
     theatre = desk.programme.theatre(None if wish.theatre is UNSET else wish.theatre)
@@ -28,31 +29,31 @@ async def book(desk: Desk, request: web.Request) -> web.Response:
 
 async def answer_booking(
     desk: Desk, request: web.Request, theatre: Theatre, timing: str, name: str, phone: str
-) -> web.Response:
+) -> Answer:
     """Book and answer, for both families of routes."""
     masked = not desk.gate.is_staff(request)
     idempotency = _idempotency(request, theatre, timing, name, phone)
     booking = await desk.box_office.book(theatre, timing, name, phone, idempotency)
-    headers = {"Location": f"/v1/tickets/{booking.ticket.ticket_id}"}
+    headers: Headers = (("Location", f"/v1/tickets/{booking.ticket.ticket_id}"),)
     if booking.replayed:
-        headers["Idempotency-Replayed"] = "true"
+        headers += (("Idempotency-Replayed", "true"),)
     return ticket_answer(booking.ticket, masked=masked, status=201, headers=headers)
 
 
-async def view(desk: Desk, request: web.Request) -> web.Response:
+async def view(desk: Desk, request: web.Request) -> Answer:
     """The ticket, for whoever has its id."""
     masked = not desk.gate.is_staff(request)
     ticket = await desk.box_office.ticket(path_ticket_id(request))
     return ticket_answer(ticket, masked=masked)
 
 
-async def user(desk: Desk, request: web.Request) -> web.Response:
+async def user(desk: Desk, request: web.Request) -> Answer:
     """The person a ticket was booked for."""
     desk.gate.require_staff(request)
     return private_answer(UserAnswer.of(await desk.box_office.ticket(path_ticket_id(request))))
 
 
-async def move(desk: Desk, request: web.Request) -> web.Response:
+async def move(desk: Desk, request: web.Request) -> Answer:
     """Move a ticket to another timing."""
     staff = desk.gate.is_staff(request)
     ticket_id = path_ticket_id(request)
@@ -62,15 +63,15 @@ async def move(desk: Desk, request: web.Request) -> web.Response:
     return ticket_answer(ticket, masked=not staff)
 
 
-async def cancel(desk: Desk, request: web.Request) -> web.Response:
+async def cancel(desk: Desk, request: web.Request) -> Answer:
     """Cancel a ticket: 204, the seat is free."""
     staff = desk.gate.is_staff(request)
     ticket_id = path_ticket_id(request)
     await desk.box_office.cancel(ticket_id, _ticket_phone(request, staff=staff))
-    return web.Response(status=204)
+    return Answer(status=204)
 
 
-async def admit(desk: Desk, request: web.Request) -> web.Response:
+async def admit(desk: Desk, request: web.Request) -> Answer:
     """Let a ticket in at the door, once."""
     desk.gate.require_staff(request)
     ticket = await desk.box_office.admit(path_ticket_id(request))

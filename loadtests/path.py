@@ -1,0 +1,289 @@
+"""`make bench-path`: what the way of a request costs, as a ratio to a bare aiohttp handler's, without a socket.
+
+Over sockets the cost of a request differs by up to 30 % between runs of a shared machine. Here one process holds it
+all: connections that are no sockets feed the real parser, router and handlers; a Redis that is none answers the
+pipeline in real RESP through redis-py's own connection and parser. The sides take turns, batch by batch, and of each
+the low percentile of many batches counts, which repeats within 2-3 %.
+
+The ratios of `path.json` are the record: a run that finds a side more than TOLERANCE dearer exits with 1.
+`--record` writes them anew, after a change that was meant.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from aiohttp import web
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+
+from service.app import create_app
+from service.model import Theatre
+from service.programme import Programme
+from service.settings import Settings
+
+RECORD = Path(__file__).with_suffix(".json")
+TOLERANCE = 1.08
+CONNECTIONS = 64
+BATCH = 64 * 16
+LOW = 10  # the percentile that counts: what the path costs while nobody else wants the processor
+BARE = "bare aiohttp handler"
+
+NOW_MS = int(time.time() * 1000)
+TICKET = b'{"name":"Asha Rao","phone":"+919812345678","timing":"18:00"}'
+
+
+def _bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+def _array(*items: bytes | int) -> bytes:
+    return b"*%d\r\n" % len(items) + b"".join(
+        b":%d\r\n" % item if isinstance(item, int) else _bulk(item) for item in items
+    )
+
+
+# What Redis says to the one script of each side.
+REPLIES = {
+    "booked": _array(b"booked", 7, NOW_MS),
+    "sold out": _array(b"sold_out", NOW_MS),
+    "ticket": _array(b"ticket", b"Asha Rao", b"+919812345678", b"20261124T1800", NOW_MS, 0, 0),
+    "seats": _array(b"availability", NOW_MS, *([12, 40] * 6)),
+}
+
+# And to the commands of the pipeline itself.
+_OWN_REPLIES = {
+    b"SCRIPT": _bulk(b"0" * 40),
+    b"TIME": _array(b"%d" % (NOW_MS // 1000), b"0"),
+    b"ROLE": _array(b"master", 0),
+}
+_COMMAND = re.compile(rb"\*[0-9]+\r\n\$[0-9]+\r\n(EVALSHA|SCRIPT|TIME|ROLE)\r\n")
+
+
+class Side(msgspec.Struct):
+    """One kind of request: what is sent, and what Redis answers to it."""
+
+    name: str
+    request: bytes
+    status: bytes
+    reply: bytes = b""
+    costs_us: list[float] = []
+
+    @property
+    def cost_us(self) -> float:
+        """The processor time of one request, microseconds."""
+        return statistics.quantiles(self.costs_us, n=100)[LOW - 1]
+
+
+def _request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
+    if body:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class InstantRedis(AbstractConnection):
+    """redis-py's connection without a socket: every command has its reply as soon as it is written."""
+
+    reply = b""
+
+    async def _connect(self) -> None:
+        self._reader = asyncio.StreamReader()
+        self._writer = self
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: ARG002  redis-py's signature
+        """Say no HELLO: there is nobody."""
+        self._parser.on_connect(self)
+
+    async def disconnect(self, nowait: bool = False) -> None:  # noqa: ARG002  redis-py's signature
+        """Forget the streams."""
+        self._reader = self._writer = None
+
+    def repr_pieces(self) -> list[tuple[str, Any]]:
+        """Nothing tells this connection from another."""
+        return []
+
+    def _host_error(self) -> str:
+        return "nowhere"
+
+    def writelines(self, packed: list[bytes]) -> None:
+        """What redis-py writes to."""
+        self.write(b"".join(packed))
+
+    def write(self, packed: bytes) -> None:
+        """Answer each command."""
+        names = _COMMAND.findall(packed)
+        self._reader.feed_data(b"".join([self.reply if name == b"EVALSHA" else _OWN_REPLIES[name] for name in names]))
+
+    async def drain(self) -> None:
+        """There is no buffer."""
+
+
+class Client(asyncio.Transport):
+    """A connection of a client who sends the next request as soon as the answer is there."""
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._protocol = server()
+        self._protocol.connection_made(self)
+        self._left = 0
+        self._done: asyncio.Future[None] = loop.create_future()
+
+    async def send(self, side: Side, times: int) -> None:
+        """Send the request so many times, one after another."""
+        self._side, self._left, self._done = side, times, self._loop.create_future()
+        self._protocol.data_received(side.request)
+        await self._done
+
+    def write(self, data: bytes) -> None:
+        """An answer."""
+        if data[9:12] != self._side.status:
+            self._done.set_exception(RuntimeError(f"{self._side.name}: {data[:400]!r}"))
+            return
+        self._left -= 1
+        if self._left:
+            self._loop.call_soon(self._protocol.data_received, self._side.request)
+        else:
+            self._done.set_result(None)
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ARG002  asyncio's signature
+        """Not a socket."""
+        return default
+
+    def pause_reading(self) -> None:
+        """Nothing comes unasked."""
+
+    def resume_reading(self) -> None:
+        """As it is."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def sides() -> list[Side]:
+    """The bare handler, and the requests that matter in a crowd."""
+    day = "/v1/theatres/main/showtimes?date=2026-11-24"
+    return [
+        Side(BARE, _request("POST", "/bare", TICKET), b"201"),
+        Side("book", _request("POST", "/v1/tickets", TICKET), b"201", REPLIES["booked"]),
+        Side("book, classic route", _request("POST", "/booktickets", TICKET), b"201", REPLIES["booked"]),
+        Side(
+            "book with a key",
+            _request("POST", "/v1/tickets", TICKET, "Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            b"201",
+            REPLIES["booked"],
+        ),
+        Side("sold out", _request("POST", "/v1/tickets", TICKET), b"409", REPLIES["sold out"]),
+        Side("view a ticket", _request("GET", "/v1/tickets/main-7KQ2M8ZT41XVDRNB"), b"200", REPLIES["ticket"]),
+        Side("seats of a day", _request("GET", day), b"200", REPLIES["seats"]),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def servers() -> AsyncIterator[tuple[web.Server, web.Server]]:
+    """The bare handler's server and the service's."""
+
+    async def bare(_request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 300, status=201, content_type="application/json")
+
+    plain = web.Application()
+    plain.router.add_post("/bare", bare)
+    timings = ("09:00", "12:00", "15:00", "18:00", "21:00", "23:30")
+    settings = Settings.from_environment({})
+    theatre = Theatre("main", "Main", ZoneInfo("Europe/Berlin"), 20, timings)
+    pool = ConnectionPool(connection_class=InstantRedis)
+    service = create_app(settings, Programme([theatre], settings.ticket_life_ms), pool)
+    runners = [web.AppRunner(app, access_log=None) for app in (plain, service)]
+    for runner in runners:
+        await runner.setup()
+    yield tuple(runner.server for runner in runners)
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def measure(rounds: int) -> list[Side]:
+    """Let the sides take turns for so many rounds."""
+    loop = asyncio.get_running_loop()
+    measured = sides()
+    async with servers() as (plain, service):
+        clients = {side.name: [] for side in measured}
+        for side in measured:
+            server = plain if side.name == BARE else service
+            clients[side.name] = [Client(server, loop) for _ in range(CONNECTIONS)]
+        for _ in _counted(rounds):
+            for side in measured:
+                InstantRedis.reply = side.reply
+                gc.collect()
+                began = time.process_time_ns()
+                await asyncio.gather(*(client.send(side, BATCH // CONNECTIONS) for client in clients[side.name]))
+                side.costs_us.append((time.process_time_ns() - began) / 1000 / BATCH)
+    for side in measured:
+        del side.costs_us[: max(1, rounds // 10)]  # the first batches fill the caches
+    return measured
+
+
+def _counted(rounds: int) -> Iterator[int]:
+    for number in range(rounds):
+        if sys.stderr.isatty():
+            print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr)
+        yield number
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+def report(measured: list[Side], record: dict[str, float]) -> list[str]:
+    """Print the table; return the sides that have become dearer than the record allows."""
+    bare_us = measured[0].cost_us
+    dearer = []
+    print(f"{'':24}{'µs':>8}{'ratio':>8}{'record':>8}")
+    for side in measured:
+        ratio = side.cost_us / bare_us
+        known = record.get(side.name)
+        print(f"{side.name:24}{side.cost_us:8.1f}{ratio:8.2f}{'' if known is None else f'{known:8.2f}'}")
+        if known is not None and ratio > known * TOLERANCE:
+            dearer.append(side.name)
+    return dearer
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="make bench-path", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=150, help="batches of each side (150)")
+    parser.add_argument("--record", action="store_true", help="write the ratios found as the new record")
+    options = parser.parse_args()
+    try:
+        import uvloop  # noqa: PLC0415  missing on some platforms
+
+        run = uvloop.run
+    except ImportError:
+        run = asyncio.run
+    measured = run(measure(options.rounds))
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    dearer = report(measured, record)
+    if options.record:
+        ratios = {side.name: round(side.cost_us / measured[0].cost_us, 3) for side in measured[1:]}
+        RECORD.write_text(json.dumps(ratios, indent=2) + "\n")
+        return 0
+    for name in dearer:
+        print(f"dearer than recorded: {name}", file=sys.stderr)
+    return 1 if dearer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
