@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import EMPTY_PAYLOAD, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.web_protocol import RequestHandler
 
 CRLF = "\r\n"
 JSON = "application/json"
@@ -42,6 +43,42 @@ def open_lane(app: web.Application, handlers: Mapping[tuple[str, str], Handler])
         return await handler(request)
 
     app._handle = handle  # type: ignore[method-assign]  # the server asks the application for it when it starts
+
+
+def answer_malformed(app: web.Application, answer: Callable[[], web.StreamResponse]) -> None:
+    """Have `answer` made where a client sends what is no HTTP, or a head too long.
+
+    aiohttp's own way logs a traceback each time, and with it what the client sent, perhaps a phone number.
+    """
+
+    class Connection(RequestHandler):
+        __slots__ = ()
+
+        def handle_error(
+            self,
+            request: web.BaseRequest,
+            status: int = 500,
+            exc: BaseException | None = None,
+            message: str | None = None,
+        ) -> web.StreamResponse:
+            if status != HTTPStatus.BAD_REQUEST:  # a failure of the service itself, which the log must tell
+                return super().handle_error(request, status, exc, message)
+            refusal = answer()
+            refusal.force_close()
+            return refusal
+
+    class Server(web.Server):
+        def __call__(self) -> RequestHandler:
+            return Connection(self, loop=self._loop, **self._kwargs)
+
+    make_server = app._make_handler
+
+    def make_own_server(**options: Any) -> web.Server:
+        server = make_server(**options)
+        server.__class__ = Server
+        return server
+
+    app._make_handler = make_own_server  # type: ignore[method-assign]  # asked for when the server starts
 
 
 def whole_body(request: web.BaseRequest) -> bytes | None:

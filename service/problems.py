@@ -73,6 +73,11 @@ def answer(error: errors.MatineeError) -> Answer:
     return response
 
 
+def malformed() -> Answer:
+    """The answer to what is no HTTP at all. It repeats nothing of what was sent."""
+    return answer(HttpError("malformed_request", "The request is not valid HTTP, or a line of its head is too long."))
+
+
 def internal() -> Answer:
     """The answer to a defect of ours; what it was stands in the log alone."""
     return answer(HttpError("internal", "The service failed at this request; the operator's log says why."))

@@ -213,6 +213,7 @@ def add_routes(app: web.Application, desk: Desk) -> None:
         resource.add_route(hdrs.METH_ANY, _guarded(_refusing_method(", ".join(allowed)), desk))
     app.router.add_route(hdrs.METH_ANY, "/{path:.*}", _guarded(_refusing_path, desk))
     lean.open_lane(app, fixed)
+    lean.answer_malformed(app, problems.malformed)
 
 
 def _guarded(handler: Handler, desk: Desk) -> lean.Handler:
