@@ -9,6 +9,7 @@ from service import openapi
 from service.box_office import BoxOffice
 from service.edge import BODY_LIMIT
 from service.handlers.desk import Desk
+from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.programme import Programme
 from service.routes import add_routes
@@ -23,12 +24,14 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
     Starts without Redis too, and answers 503 until it is there.
     """
     pipeline = Pipeline(pool)
+    metrics = Metrics(pipeline)
     store = Store(pipeline, programme)
     desk = Desk(
         box_office=BoxOffice(store, programme),
         programme=programme,
         gate=Gate(settings.staff_token),
         store=store,
+        metrics=metrics,
         openapi=openapi.document(),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
@@ -36,7 +39,8 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
 
     async def connection(_app: web.Application) -> AsyncIterator[None]:
         await pipeline.open()
-        yield
+        async with metrics.running():
+            yield
         await pipeline.close()
 
     async def begin_draining(_app: web.Application) -> None:

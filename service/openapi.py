@@ -129,6 +129,8 @@ def _responses(route: Route) -> dict[str, Any]:
 
 
 def _success(route: Route) -> dict[str, Any]:
+    if route.text:
+        return {"description": "Text for Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     if route.answer is None:
         if route.status == 204:  # noqa: PLR2004  No Content
             return {"description": "Done."}

@@ -38,6 +38,7 @@ from redis.backoff import EqualJitterBackoff, NoBackoff
 
 from service import scripts
 from service.errors import OutcomeUnknown, Unavailable
+from service.histogram import Histogram
 from service.scripts import Script
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ PROBE_EVERY_S = 0.4
 READY_WITHIN_S = 0.9  # silence that makes `ready` false: two probes, and within the second that is promised
 TICK_S = 0.05  # how late a deadline may be noticed
 STEADY_S = 1.0  # a connection that lived so long was a good one: back-off starts anew
+BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+ROUND_TRIP_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
 RELOADS = 3  # NOSCRIPT so often for one command is no flushed cache but a bug
 
 # Replies by which the server says that it did not run the command, and what a person should know of each.
@@ -114,7 +117,8 @@ class Pipeline:
     `pool` says how to connect (TCP, TLS, Unix socket, Sentinel); of it only `make_connection` is used.
     `deadline_s` bounds each command. At most `max_in_flight` commands are written and unanswered, and
     `max_waiting` more wait; beyond them a command is answered `Unavailable` at once. The counters `batches`,
-    `commands` (written), `connects`, `reconnects` and `shed` (refused at once) only grow.
+    `commands` (written), `connects`, `reconnects` and `shed` (refused at once) only grow; `batch_sizes` counts the
+    commands of each write, `round_trips_s` how long the probes took.
     """
 
     def __init__(
@@ -146,6 +150,8 @@ class Pipeline:
         self.commands = 0
         self.connects = 0
         self.shed = 0
+        self.batch_sizes = Histogram(BATCH_BOUNDS)
+        self.round_trips_s = Histogram(ROUND_TRIP_BOUNDS_S)
 
     async def open(self) -> None:
         """Start, and wait for the first attempt to connect; should it fail, the pipeline goes on trying."""
@@ -350,6 +356,7 @@ class Pipeline:
             self._in_flight.extend(batch)
             self.batches += 1
             self.commands += len(batch)
+            self.batch_sizes.add(len(batch))
             packed = b"".join([command.packed for command in batch])
             await connection.send_packed_command(packed, check_health=False)
 
@@ -436,6 +443,7 @@ class Pipeline:
             if answer.exception() is None:
                 self._heard_at = self._loop.time()
                 self._set_clock(answer.result(), sent_at)
+                self.round_trips_s.add(time.monotonic() - sent_at)
 
     def _own(self, deadline: float, *words: str) -> asyncio.Future[Any]:
         """Queue a command of the pipeline itself, ahead of those that wait."""

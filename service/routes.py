@@ -1,6 +1,7 @@
 """The whole public interface as one table. The router and openapi.json are both made from it."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -11,6 +12,7 @@ from service import lean, problems, wire
 from service.errors import MatineeError
 from service.handlers import classic, operations, showtimes, tickets
 from service.handlers.desk import Desk
+from service.metrics import RouteTally
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Route(msgspec.Struct, frozen=True):
     forms: bool = False
     conditional: bool = False
     csv: bool = False
+    text: bool = False
 
     @property
     def problems(self) -> list[str]:
@@ -189,6 +192,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/livez", operations.alive, wire.HealthAnswer),
     Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ),
+    Route("GET", "/metrics", operations.metrics, None, access="box office", text=True),
     Route("GET", "/openapi.json", operations.openapi, None),
 )
 
@@ -203,24 +207,26 @@ def add_routes(app: web.Application, desk: Desk) -> None:
         resource = app.router.add_resource(path)
         allowed = []
         for route in routes:
-            handler = _guarded(route.handler, desk)
+            handler = _guarded(route.handler, desk, desk.metrics.route(route.method, route.path))
             # aiohttp leaves the body of an answer to HEAD out.
             for method in (hdrs.METH_GET, hdrs.METH_HEAD) if route.method == hdrs.METH_GET else (route.method,):
                 resource.add_route(method, handler)
                 allowed.append(method)
             if "{" not in path:
                 fixed[route.method, path] = handler
-        resource.add_route(hdrs.METH_ANY, _guarded(_refusing_method(", ".join(allowed)), desk))
-    app.router.add_route(hdrs.METH_ANY, "/{path:.*}", _guarded(_refusing_path, desk))
+        other = desk.metrics.route("other", path)
+        resource.add_route(hdrs.METH_ANY, _guarded(_refusing_method(", ".join(allowed)), desk, other))
+    nowhere = desk.metrics.route("any", "none")
+    app.router.add_route(hdrs.METH_ANY, "/{path:.*}", _guarded(_refusing_path, desk, nowhere))
     lean.open_lane(app, fixed)
     lean.answer_malformed(app, problems.malformed)
 
 
-def _guarded(handler: Handler, desk: Desk) -> lean.Handler:
-    """A handler behind the gate, whose errors become answers. A middleware would do the same for 2.5 µs more."""
-    check = desk.gate.check
+def _guarded(handler: Handler, desk: Desk, tally: RouteTally) -> lean.Handler:
+    """A handler behind the gate, counted, whose errors become answers. A middleware would cost 2.5 µs more."""
+    check, count, clock = desk.gate.check, tally.add, time.perf_counter
 
-    async def guarded(request: web.Request) -> web.StreamResponse:
+    async def answered(request: web.Request) -> web.StreamResponse:
         try:
             check(request)
             return await handler(desk, request)
@@ -229,6 +235,12 @@ def _guarded(handler: Handler, desk: Desk) -> lean.Handler:
         except Exception:
             log.exception("%s failed", handler.__qualname__)
             return problems.internal()
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        began = clock()
+        answer = await answered(request)
+        count(answer.status, clock() - began)
+        return answer
 
     return guarded
 

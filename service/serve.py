@@ -33,7 +33,7 @@ from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # gunico
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 
-from service import __version__
+from service import __version__, metrics
 from service.draining import DrainingRunner, drop_connection_attempts
 from service.embedded import EmbeddedServer, EmbeddedServerError
 from service.preflight import PreflightError, ServerReport, inspect_server
@@ -76,7 +76,8 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
         report = inspect_server(url)
         listener = listen(settings.host, settings.port)
         _announce(settings, programme, listener, report, embedded)
-        Master(Web(settings, programme, create_app, url, listener), embedded).run()
+        with metrics.shared_folder():
+            Master(Web(settings, programme, create_app, url, listener), embedded).run()
     finally:
         if embedded:
             embedded.stop()
@@ -222,6 +223,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def worker_ended(self, worker: "WebProcess") -> None:
         """One ended, whatever the reason."""
         self._worker_patience.lost(time.monotonic() - worker.started)
+        metrics.process_ended(worker.pid)
 
     def handle_int(self) -> NoReturn:
         """Ctrl-C ends as gently as SIGTERM does; a second one, which `stop` looks for, hurries."""

@@ -44,6 +44,7 @@ async def update(desk: Desk, request: web.Request) -> Answer:
     masked = not desk.gate.is_staff(request)
     wish = await _update_request.read(request)
     ticket = await desk.box_office.move(wish.ticket_id, wish.timing_alter, wish.phone)
+    desk.metrics.tickets["moved"] += 1
     return ticket_answer(ticket, masked=masked)
 
 
@@ -51,6 +52,7 @@ async def delete(desk: Desk, request: web.Request) -> Answer:
     """Delete a ticket."""
     wish = await _delete_request.read(request)
     ticket = await desk.box_office.cancel(wish.ticket_id, wish.phone)
+    desk.metrics.tickets["cancelled"] += 1
     return private_answer(CancelledAnswer(ticket.ticket_id, ticket.showtime.timing, ticket.showtime.label))
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 from service import edge, fields
 from service.box_office import BoxOffice
 from service.lean import Answer, Headers
+from service.metrics import Metrics
 from service.model import Theatre, Ticket
 from service.programme import Programme
 from service.security import Gate
@@ -20,6 +21,7 @@ class Desk(msgspec.Struct):
     programme: Programme
     gate: Gate
     store: Store
+    metrics: Metrics
     openapi: bytes
     draining: bool = False
 

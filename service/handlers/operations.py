@@ -22,6 +22,13 @@ async def ready(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  on
     return private_answer(HealthAnswer("ok"))
 
 
+async def metrics(desk: Desk, request: web.Request) -> Answer:
+    """The counts of all web processes in Prometheus's text format, up to a second old."""
+    desk.gate.require_staff(request)
+    text = await desk.metrics.exposition()
+    return Answer(text, media_type="text/plain; version=0.0.4; charset=utf-8", headers=(("Cache-Control", "no-store"),))
+
+
 async def openapi(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
     """The OpenAPI 3.1 document of this interface."""
     return Answer(desk.openapi, headers=(("Cache-Control", "no-cache"),))

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from service import edge, fields
 from service.edge import Reader
-from service.errors import WrongPhone
+from service.errors import MatineeError, WrongPhone
 from service.handlers.desk import Desk, path_ticket_id, private_answer, ticket_answer
 from service.lean import Answer, Headers
 from service.model import Theatre
@@ -33,7 +33,16 @@ async def answer_booking(
     """Book and answer, for both families of routes."""
     masked = not desk.gate.is_staff(request)
     idempotency = _idempotency(request, theatre, timing, name, phone)
-    booking = await desk.box_office.book(theatre, timing, name, phone, idempotency)
+    try:
+        booking = await desk.box_office.book(theatre, timing, name, phone, idempotency)
+    except MatineeError as error:
+        desk.metrics.bookings[error.code] += 1
+        raise
+    if booking.replayed:
+        desk.metrics.bookings["replayed"] += 1
+    else:
+        desk.metrics.bookings["booked"] += 1
+        desk.metrics.tickets["booked"] += 1
     headers: Headers = (("Location", f"/v1/tickets/{booking.ticket.ticket_id}"),)
     if booking.replayed:
         headers += (("Idempotency-Replayed", "true"),)
@@ -60,6 +69,7 @@ async def move(desk: Desk, request: web.Request) -> Answer:
     wish = await _move_request.read(request)
     phone = _ticket_phone(request, staff=staff)
     ticket = await desk.box_office.move(ticket_id, wish.timing, phone)
+    desk.metrics.tickets["moved"] += 1
     return ticket_answer(ticket, masked=not staff)
 
 
@@ -68,6 +78,7 @@ async def cancel(desk: Desk, request: web.Request) -> Answer:
     staff = desk.gate.is_staff(request)
     ticket_id = path_ticket_id(request)
     await desk.box_office.cancel(ticket_id, _ticket_phone(request, staff=staff))
+    desk.metrics.tickets["cancelled"] += 1
     return Answer(status=204)
 
 
@@ -75,6 +86,7 @@ async def admit(desk: Desk, request: web.Request) -> Answer:
     """Let a ticket in at the door, once."""
     desk.gate.require_staff(request)
     ticket = await desk.box_office.admit(path_ticket_id(request))
+    desk.metrics.tickets["admitted"] += 1
     return ticket_answer(ticket, masked=False)
 
 
