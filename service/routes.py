@@ -226,19 +226,17 @@ def _guarded(handler: Handler, desk: Desk, tally: RouteTally) -> lean.Handler:
     """A handler behind the gate, counted, whose errors become answers. A middleware would cost 2.5 µs more."""
     check, count, clock = desk.gate.check, tally.add, time.perf_counter
 
-    async def answered(request: web.Request) -> web.StreamResponse:
-        try:
-            check(request)
-            return await handler(desk, request)
-        except MatineeError as error:
-            return problems.answer(error)
-        except Exception:
-            log.exception("%s failed", handler.__qualname__)
-            return problems.internal()
-
     async def guarded(request: web.Request) -> web.StreamResponse:
         began = clock()
-        answer = await answered(request)
+        answer: web.StreamResponse
+        try:
+            check(request)
+            answer = await handler(desk, request)
+        except MatineeError as error:
+            answer = problems.answer(error)
+        except Exception:
+            log.exception("%s failed", handler.__qualname__)
+            answer = problems.internal()
         count(answer.status, clock() - began)
         return answer
 
