@@ -19,7 +19,7 @@ run: $(VENV)/.run ## start the service on http://127.0.0.1:5000; Ctrl-C stops it
 	@exec $(PYTHON) -m service serve
 
 test: $(VENV)/.dev ## run the tests with coverage; ARGS='-k book' passes options to pytest
-	@$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(PYTHON) -m pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types, layers, Lua
 	@$(PYTHON) -m ruff check .
