@@ -18,6 +18,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 import redis
+from http_api import TOKEN, Api, opened
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -109,3 +110,28 @@ async def pool(request: pytest.FixtureRequest, real_urls: dict[str, str]) -> Asy
     await client.script_flush()
     yield pool
     await pool.aclose()
+
+
+@pytest.fixture
+async def api(pool: ConnectionPool) -> AsyncIterator[Api]:
+    """The service in protected mode: one theatre `main` with 3 seats, showtimes at 15:00, 18:00 and 21:00 UTC."""
+    api = await opened(pool)
+    yield api
+    await api.client.close()
+
+
+@pytest.fixture
+async def public_api(pool: ConnectionPool) -> AsyncIterator[Api]:
+    """The same with a staff token set: callers without it are moviegoers."""
+    api = await opened(pool, MATINEE_STAFF_TOKEN=TOKEN)
+    yield api
+    await api.client.close()
+
+
+@pytest.fixture
+async def keys_left(pool: ConnectionPool) -> AsyncIterator[None]:
+    """After the test: every key that is left has a time to live."""
+    yield
+    client = redis.asyncio.Redis(connection_pool=pool)
+    async for key in client.scan_iter():
+        assert await client.pttl(key) > 0, f"{key!r} would stay for ever"
