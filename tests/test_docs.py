@@ -67,3 +67,14 @@ def test_every_decision_is_in_the_index_and_short():
         assert name.startswith(f"{number}-")
         assert lines[0].endswith(title)
         assert len(lines) <= 30, name
+
+
+def test_the_lines_of_a_failed_start_are_the_ones_the_service_prints():
+    text = (ROOT / "docs/operations.md").read_text().split("## When it does not start")[1].split("\n## ")[0]
+    sources = "\n".join(path.read_text() for path in sorted((ROOT / "service").glob("*.py")))
+    sources = re.sub(r'"\n\s+f?"', "", sources)  # literals that Python joins
+    rows = re.findall(r"^\| (`.*`) \| .+ \|$", text, re.MULTILINE)
+    assert rows
+    for line in [line for row in rows for line in re.findall(r"`([^`]+)`", row)]:
+        for fragment in re.sub(r"MATINEE_[A-Z_]*|permission denied", "…", line).split("…"):
+            assert fragment.strip(" ,();") in sources, line
