@@ -49,6 +49,7 @@ def answer_malformed(app: web.Application, answer: Callable[[], web.StreamRespon
     """Have `answer` made where a client sends what is no HTTP, or a head too long.
 
     aiohttp's own way logs a traceback each time, and with it what the client sent, perhaps a phone number.
+    No body is unpacked either.
     """
 
     class Connection(RequestHandler):
@@ -74,7 +75,8 @@ def answer_malformed(app: web.Application, answer: Callable[[], web.StreamRespon
     make_server = app._make_handler
 
     def make_own_server(**options: Any) -> web.Server:
-        server = make_server(**options)
+        # A body with Content-Encoding is refused; unpacked, a damaged one would end the connection with a traceback.
+        server = make_server(auto_decompress=False, **options)
         server.__class__ = Server
         return server
 

@@ -217,7 +217,7 @@ def add_routes(app: web.Application, desk: Desk) -> None:
         other = desk.metrics.route("other", path)
         resource.add_route(hdrs.METH_ANY, _guarded(_refusing_method(", ".join(allowed)), desk, other))
     nowhere = desk.metrics.route("any", "none")
-    app.router.add_route(hdrs.METH_ANY, "/{path:.*}", _guarded(_refusing_path, desk, nowhere))
+    app.router.add_route(hdrs.METH_ANY, r"/{path:[\s\S]*}", _guarded(_refusing_path, desk, nowhere))
     lean.open_lane(app, fixed)
     lean.answer_malformed(app, problems.malformed)
 
