@@ -129,11 +129,32 @@ async def _wait_for_body(request: web.Request) -> bytes:
 
 
 def field(name: str, rule: Callable[[str], V], written: str) -> V:
-    """Keep one field that stands outside a body (path, query, header). Raises InvalidInput naming it."""
+    """Keep one field that stands in the path or a header. Raises InvalidInput naming it."""
     try:
         return rule(written)
     except ValueError as problem:
         raise InvalidInput([FieldError(name, str(problem))]) from None
+
+
+def query(request: web.Request, rules: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The parameters of the query that have a rule, as it keeps them; what is left out is left out here too.
+
+    Raises InvalidInput naming every bad one.
+    """
+    kept: dict[str, Any] = {}
+    problems = []
+    for name, rule in rules.items():
+        written = request.query.getall(name, ())
+        if len(written) > 1:
+            problems.append(FieldError(name, "is given more than once"))
+        elif written:
+            try:
+                kept[name] = rule(written[0])
+            except ValueError as problem:
+                problems.append(FieldError(name, str(problem)))
+    if problems:
+        raise InvalidInput(problems)
+    return kept
 
 
 def _too_large() -> HttpError:

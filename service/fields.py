@@ -9,6 +9,7 @@ import unicodedata
 from functools import lru_cache
 
 NAME_LENGTH = 80
+LIMIT_MAX = 500
 
 # What people write between digits; ASCII only, like the digits.
 _PHONE_SEPARATORS = str.maketrans("", "", " .-()[]")
@@ -26,6 +27,8 @@ _LOOK_ALIKES = str.maketrans("OIL", "011")
 # The years 2000 to 2999, as the programme counts them.
 _TIMING = re.compile(r"(?:2[0-9]{3}-[0-9]{2}-[0-9]{2}T)?[0-9]{2}:[0-9]{2}")
 _DATE = re.compile(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}")
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -99,6 +102,13 @@ def date(written: str) -> datetime.date:
         except ValueError:
             pass
     raise ValueError("must be a date like 2026-11-24")
+
+
+def limit(written: str) -> int:
+    """How many items an answer may have, 1 to 500."""
+    if not _NUMBER.fullmatch(written) or not 1 <= int(written) <= LIMIT_MAX:
+        raise ValueError(f"must be a whole number from 1 to {LIMIT_MAX}")
+    return int(written)
 
 
 def idempotency_key(written: str) -> str:

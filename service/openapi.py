@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from service import __version__, problems, wire
+from service import __version__, fields, problems, wire
+from service.handlers import theatres
 from service.routes import ROUTES, Route
 
 _SECURITY = {
@@ -41,6 +42,23 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "A day in the theatre's local time; today if left out.",
         "schema": {"type": "string", "format": "date"},
         "example": "2026-11-24",
+    },
+    "limit": {
+        "in": "query",
+        "description": "How many theatres the answer may have.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": fields.LIMIT_MAX, "default": theatres.PAGE},
+    },
+    "cursor": {
+        "in": "query",
+        "description": "Where the page begins: the one of a link that an earlier answer gave.",
+        "schema": {"type": "string"},
+        "example": "Pm1haW4",
+    },
+    "name": {
+        "in": "query",
+        "description": "Only theatres whose name contains this, whatever its case and accents: `koln` finds Köln.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": fields.NAME_LENGTH},
+        "example": "koln",
     },
     "If-None-Match": {
         "in": "header",
@@ -144,6 +162,11 @@ def _success(route: Route) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if route.conditional:
         headers["ETag"] = {"description": "Changes with the answer.", "schema": {"type": "string"}}
+    if "cursor" in route.parameters:
+        headers["Link"] = {
+            "description": "Other pages, RFC 8288: `first`, and `prev` and `next` where there is one.",
+            "schema": {"type": "string"},
+        }
     if "Idempotency-Key" in route.parameters:
         headers["Location"] = {"description": "The ticket's address.", "schema": {"type": "string"}}
         headers["Idempotency-Replayed"] = {

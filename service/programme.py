@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from service.directory import Directory
 from service.errors import ShowtimeNotFound, TheatreNotFound
 from service.model import FORGOTTEN_AFTER_MS, Showtime, Theatre, rfc3339
 from service.settings import (
@@ -40,7 +41,7 @@ _DAY = datetime.timedelta(days=1)
 
 
 class Programme:
-    """The theatres by id, and the showtimes of their timings.
+    """The theatres by id and in a directory, and the showtimes of their timings.
 
     Takes one or more theatres with different ids; each `theatre` argument below is one of them. A ticket
     lives `ticket_life_ms` after its showtime's start. Answers are kept in memory, within bounds that no
@@ -49,6 +50,7 @@ class Programme:
 
     def __init__(self, theatres: Iterable[Theatre], ticket_life_ms: int) -> None:
         self.theatres: dict[str, Theatre] = {theatre.id: theatre for theatre in theatres}
+        self.directory = Directory(self.theatres.values())
         self.ticket_life_ms = ticket_life_ms
         # By theatre and timing: the next showtime, and the instant since which it is the next.
         self._upcoming: dict[tuple[str, str], tuple[int, Showtime]] = {}

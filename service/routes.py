@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from service import lean, problems, wire
 from service.errors import MatineeError
-from service.handlers import classic, operations, showtimes, tickets
+from service.handlers import classic, operations, showtimes, theatres, tickets
 from service.handlers.desk import Desk
 from service.metrics import RouteTally
 
@@ -70,8 +70,15 @@ _PHONE = ("Ticket-Phone",)
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/", showtimes.welcome, wire.WelcomeAnswer, _READ),
-    Route("GET", "/v1/theatres", showtimes.theatres, wire.TheatresAnswer),
-    Route("GET", "/v1/theatres/{theatre}", showtimes.one_theatre, wire.TheatreAnswer, ("theatre_not_found",)),
+    Route(
+        "GET",
+        "/v1/theatres",
+        theatres.page,
+        wire.TheatresAnswer,
+        ("invalid_input",),
+        parameters=("limit", "cursor", "name"),
+    ),
+    Route("GET", "/v1/theatres/{theatre}", theatres.one, wire.TheatreAnswer, ("theatre_not_found",)),
     Route(
         "GET",
         "/v1/theatres/{theatre}/showtimes",

