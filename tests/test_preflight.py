@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import redis_binary, start_server
+from conftest import redis_binary
+from servers import start_server
 
 from service import preflight
 from service.preflight import PreflightError, inspect_server

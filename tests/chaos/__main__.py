@@ -1,0 +1,129 @@
+"""`make chaos`: break one thing after the other while people book, and check that no promise was broken.
+
+Each scenario runs real processes: `matinee serve` and a Valkey of its own in a temporary folder. The exit code is 0
+only if no scenario found a violation.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from tests.chaos import web_faults  # noqa: F401  its scenarios register themselves
+from tests.chaos.stage import SCENARIOS, Scenario, Stage
+
+REPORT = Path(__file__).parent / "report.json"
+SCENARIO_LIMIT_S = 240
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What one scenario came to."""
+
+    scenario: str
+    seed: int
+    calls: int
+    accepted: int
+    unknown: int
+    refused: int
+    violations: list[str]
+    figures: dict[str, float | int | str]
+    seconds: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a run came to; `date` is UTC."""
+
+    date: str
+    results: list[Result]
+
+
+async def perform(scenario: Scenario, seed: int, scale: float = 1.0) -> Result:
+    """Run one scenario. Whatever it raises is a violation: a promise was not shown."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        stage = Stage(f"{scenario.name}/{seed}", Path(folder), scale)
+        try:
+            async with asyncio.timeout(SCENARIO_LIMIT_S):
+                await scenario.run(stage)
+        except Exception:
+            stage.violations.append(f"the scenario broke off: {traceback.format_exc()}")
+    outcomes = Counter(call.outcome for call in stage.recorder.calls)
+    return Result(
+        scenario.name,
+        seed,
+        len(stage.recorder.calls),
+        outcomes["done"],
+        outcomes["unknown"],
+        outcomes["refused"],
+        stage.violations,
+        stage.figures,
+        round(time.monotonic() - began, 1),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 if no promise was broken, 1 if one was."""
+    options = _parse(argv)
+    if options.list:
+        for scenario in SCENARIOS.values():
+            print(f"{scenario.name:20} {scenario.failure}: {scenario.promise}")
+        return 0
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        results = list(_run([SCENARIOS[name] for name in options.scenario or SCENARIOS], options.seed))
+    except KeyboardInterrupt:
+        print("chaos: interrupted; every process has been stopped", file=sys.stderr)
+        return 130
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    report = msgspec.json.encode(Report(date, results))
+    options.report.write_bytes(msgspec.json.format(report, indent=2) + b"\n")
+    broken = sum(bool(result.violations) for result in results)
+    print(f"{len(results)} scenarios, {broken} with violations; report: {options.report}")
+    return 1 if broken else 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "make chaos", description=(__doc__ or "").partition("\n")[0], epilog="make chaos SEED=7 SCENARIO=web-killed"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of every choice (default: 1)")
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, metavar="NAME", help="run this one; may be repeated"
+    )
+    parser.add_argument("--list", action="store_true", help="list the scenarios and what each must show")
+    parser.add_argument("--report", type=Path, default=REPORT, help="JSON file for the figures")
+    return parser.parse_args(argv)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(scenarios: Iterable[Scenario], seed: int) -> Iterable[Result]:
+    print(f"{'seed ' + str(seed):20}{'calls':>8}{'accepted':>10}{'unknown':>9}{'refused':>9}{'violations':>12}{'s':>7}")
+    for scenario in scenarios:
+        if sys.stderr.isatty():
+            print(f"\r{scenario.name} …", end="\r", file=sys.stderr, flush=True)
+        result = asyncio.run(perform(scenario, seed))
+        print(
+            f"{result.scenario:20}{result.calls:8,}{result.accepted:10,}{result.unknown:9,}{result.refused:9,}"
+            f"{len(result.violations):12,}{result.seconds:7.1f}"
+        )
+        for name, figure in result.figures.items():
+            print(f"    {name}: {figure}")
+        for violation in result.violations:
+            print(f"    VIOLATION {violation}", flush=True)
+        yield result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
