@@ -2,6 +2,8 @@
 --
 -- KEYS
 --   …  showtime hashes   {theatre}:showtime:<showtime>
+-- ARGV
+--   none
 -- Replies
 --   {'availability', now_ms, booked, version, booked, version, …}   in the order of KEYS; 0, 0 where nothing was booked
 

@@ -54,7 +54,7 @@ if tonumber(now_ms) >= tonumber(ARGV[6]) then
   return {'closed', tonumber(now_ms)}
 end
 
-local seats = redis.call('HMGET', KEYS[1], 'booked', 'version')
+local seats = redis.call('HMGET', KEYS[1], 'booked', 'version', 'forgotten')
 local booked = tonumber(seats[1] or 0)
 local version = tonumber(seats[2] or 0) + 1
 if booked >= tonumber(ARGV[5]) then
@@ -65,8 +65,10 @@ redis.call('HSET', KEYS[1], 'booked', booked + 1, 'version', version)
 redis.call('ZADD', KEYS[2], version, id)
 redis.call('HSET', KEYS[3], 'name', ARGV[2], 'phone', ARGV[3], 'showtime', ARGV[4], 'booked_at', now_ms)
 redis.call('PEXPIREAT', KEYS[3], ARGV[7])
-if booked == 0 then
-  -- Redis has just made the zset, and perhaps the hash: neither has a time to live yet.
+if booked == 0 or tonumber(ARGV[8]) > tonumber(seats[3] or 0) then
+  -- Redis has just made the zset, and perhaps the hash: neither has a time to live yet. Or tickets live longer than
+  -- they did at the first booking: a showtime outlives its last ticket.
+  redis.call('HSET', KEYS[1], 'forgotten', ARGV[8])
   redis.call('PEXPIREAT', KEYS[1], ARGV[8])
   redis.call('PEXPIREAT', KEYS[2], ARGV[8])
 end

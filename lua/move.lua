@@ -53,7 +53,7 @@ if now_ms >= tonumber(ARGV[7]) then
   return {'closed', now_ms}
 end
 
-local to = redis.call('HMGET', KEYS[4], 'booked', 'version')
+local to = redis.call('HMGET', KEYS[4], 'booked', 'version', 'forgotten')
 local to_booked = tonumber(to[1] or 0)
 if to_booked >= tonumber(ARGV[6]) then
   return {'sold_out', now_ms}
@@ -69,8 +69,9 @@ redis.call('HSET', KEYS[4], 'booked', to_booked + 1, 'version', to_version)
 redis.call('ZADD', KEYS[5], to_version, id)
 redis.call('HSET', KEYS[1], 'showtime', ARGV[3], 'moves', moves + 1, 'left_version', from_version)
 redis.call('PEXPIREAT', KEYS[1], ARGV[8])
-if to_booked == 0 then
-  -- Redis has just made the zset, and perhaps the hash: neither has a time to live yet.
+if to_booked == 0 or tonumber(ARGV[9]) > tonumber(to[3] or 0) then
+  -- As in book.lua: neither has a time to live yet, or tickets live longer than they did.
+  redis.call('HSET', KEYS[4], 'forgotten', ARGV[9])
   redis.call('PEXPIREAT', KEYS[4], ARGV[9])
   redis.call('PEXPIREAT', KEYS[5], ARGV[9])
 end
