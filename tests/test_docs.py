@@ -9,7 +9,8 @@ from service.problems import PROBLEMS
 from service.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "lua/README.md"]
+DOCS += sorted((ROOT / "docs").rglob("*.md"))
 FOLDERS = ("service", "lua", "tests", "loadtests", "docs")
 
 each_document = pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))

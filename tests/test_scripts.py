@@ -1,0 +1,147 @@
+"""The Lua scripts as texts: none changes by accident, each keeps its contract, the store reads every reply.
+
+What the scripts do is shown in `test_store.py`; the rules they follow are told in `lua/README.md`.
+"""
+
+import inspect
+import re
+
+import pytest
+import redis
+
+from service import scripts
+from service.scripts import LUA_DIR, Script
+from service.store import Store
+
+# Redis knows a script by this digest, and while a new version is rolled out both are in use on one database.
+PINNED = {
+    "admit": "b4976e98bcc0c16befdbd3c1d17dd0e1825d7a34",
+    "availability": "6faf4509b5679b176bfc85d89092da5a300b20a5",
+    "book": "4267052027d52d068c24f6235d05444e8a002699",
+    "cancel": "b48c15477daa3132d65ac9182248090c26229ddb",
+    "move": "cbe43f260ae6f9b20edbcda95de63c75683a1430",
+    "showtime_tickets": "e4be2cb4970d8baf9e358676c2df13b2ae72a06e",
+    "ticket": "3150e9d895563723cbf08b52b99d2b584dd4c478",
+}
+
+# Commands whose one key is their first argument. One that a script needs besides takes its place here.
+READS = {"EXISTS", "GET", "HGET", "HMGET", "ZRANGE", "ZSCORE"}
+WRITES = {"DEL", "HSET", "PEXPIRE", "PEXPIREAT", "SET", "ZADD", "ZREM"}
+
+README = (LUA_DIR / "README.md").read_text(encoding="utf-8")
+
+each_script = pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+
+
+def header(script: Script) -> str:
+    """The comment that the script begins with."""
+    return re.match(r"(?:--.*\n)+", script.source)[0]
+
+
+def section(script: Script, name: str) -> str:
+    """The lines of the header under KEYS, ARGV or Replies."""
+    found = re.search(rf"^-- {name}\n((?:--  .*\n)+)", header(script), re.MULTILINE)
+    assert found, f"the header of lua/{script.name}.lua has no section {name}"
+    return found[1]
+
+
+def calls(script: Script) -> list[tuple[str, str]]:
+    """Every command the script calls, in the order of the text, and the text of its first argument."""
+    return re.findall(r"redis\.p?call\('(\w+)'(?:, *([^,)]*))?", code(script))
+
+
+def code(script: Script) -> str:
+    """The script without its comments."""
+    return re.sub(r"--.*", "", script.source)
+
+
+@each_script
+def test_no_script_changes_by_accident(script: Script) -> None:
+    assert script.sha == PINNED[script.name], (
+        f"lua/{script.name}.lua is no longer the script that was pinned. If that is meant, run the whole of "
+        f"tests/test_store*.py, see that old and new may run side by side on one database, and pin it anew in "
+        f'tests/test_scripts.py:\n    "{script.name}": "{script.sha}",'
+    )
+
+
+def test_every_file_is_loaded_and_every_loaded_script_is_a_file() -> None:
+    assert sorted(script.name for script in scripts.ALL) == sorted(path.stem for path in LUA_DIR.glob("*.lua"))
+    assert sorted(PINNED) == sorted(script.name for script in scripts.ALL)
+
+
+def test_a_server_compiles_them_and_knows_them_by_our_digests(server_url: str) -> None:
+    with redis.Redis.from_url(server_url) as client:
+        assert [client.script_load(script.source) for script in scripts.ALL] == [script.sha for script in scripts.ALL]
+
+
+@each_script
+def test_the_header_tells_keys_arguments_and_replies(script: Script) -> None:
+    assert re.match(r"-- [A-Z][^\n]*\.", header(script)), "it begins with what the script does, in a sentence"
+    for name in ("KEYS", "ARGV"):
+        told = re.findall(r"^-- +(\d+|\d*…)  ", section(script, name), re.MULTILINE)
+        used = re.findall(rf"\b{name}\[(\d+)\]", code(script))
+        assert set(used) == {number for number in told if number.isdecimal()}, name
+    assert section(script, "Replies")
+
+
+@each_script
+def test_every_key_comes_through_keys_and_none_is_built(script: Script) -> None:
+    for command, argument in calls(script):
+        if command == "TIME":
+            continue
+        assert command in READS | WRITES, f"{command} is new here: say in READS or WRITES what it does"
+        assert re.fullmatch(r"KEYS\[\w+\]", argument), f"{command} {argument}: a key that is not one of KEYS"
+    assert len(calls(script)) == len(re.findall(r"\bredis\b", code(script))), "a call that this test cannot read"
+
+
+@each_script
+def test_it_reads_then_checks_then_writes(script: Script) -> None:
+    """Redis does not roll back: once something is written, nothing may be refused any more."""
+    kinds = ["write" if command in WRITES else "read" for command, _ in calls(script)]
+    assert kinds == sorted(kinds), "it reads after it has written"
+    text = code(script)
+    if "write" in kinds:
+        first_write = re.search(rf"redis\.call\('(?:{'|'.join(WRITES)})'", text).start()
+        assert len(re.findall(r"\breturn\b", text[first_write:])) == 1, "it may still refuse after it has written"
+
+
+def told_words(script: Script) -> set[str]:
+    """The status words among the replies of the header."""
+    return set(re.findall(r"^--   \{'(\w+)'", section(script, "Replies"), re.MULTILINE))
+
+
+@each_script
+def test_every_reply_begins_with_a_status_word_and_the_header_tells_them_all(script: Script) -> None:
+    text = code(script)
+    returned = re.findall(r"\breturn\s+([^\n]*(?:\n\s+')?[^\n]*)", text)
+    assert returned
+    words = set()
+    for value in returned:
+        if value.strip() == "reply":
+            # The reply was put together before: by `local reply = {'word', ...}` or by inserting the word in front.
+            words.update(re.findall(r"(?:local reply = \{|insert\(reply, 1, )'(\w+)'", text))
+        else:
+            word = re.match(r"\{\s*'(\w+)'", value)
+            assert word, f"a reply without a status word: {value}"
+            words.add(word[1])
+    assert words == told_words(script)
+
+
+def readers(script: Script) -> list[str]:
+    """The methods of the store that run the script."""
+    sources = [inspect.getsource(member) for name, member in vars(Store).items() if inspect.isfunction(member)]
+    return [source for source in sources if re.search(rf"\({script.name.upper()}, ", source)]
+
+
+@each_script
+def test_one_method_of_the_store_reads_every_status_word(script: Script) -> None:
+    [method] = readers(script)
+    assert set(re.findall(r'\bb"(\w+)"', method)) == told_words(script)
+
+
+def test_the_readme_has_a_row_for_every_script() -> None:
+    rows = re.findall(r"^\| \[`(\w+)\.lua`\]\(\1\.lua\) \| .* \| (.*) \| .* \|$", README, re.MULTILINE)
+    assert {name for name, _ in rows} == {script.name for script in scripts.ALL}
+    for name, replies in rows:
+        [script] = [script for script in scripts.ALL if script.name == name]
+        assert set(re.findall(r"`(\w+)`", replies)) == told_words(script), name
