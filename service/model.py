@@ -28,13 +28,17 @@ def _second(at_s: int, timezone: ZoneInfo) -> str:
 
 
 class Theatre(msgspec.Struct, frozen=True):
-    """One auditorium: its id (`main`), name, time zone, seats per showtime, and daily timings (`HH:MM`, sorted)."""
+    """One auditorium: its id (`main`), name, time zone, seats per showtime, and daily timings (`HH:MM`, sorted).
+
+    `films` has the title of the film at each timing that names one.
+    """
 
     id: str
     name: str
     timezone: ZoneInfo
     capacity: int
     timings: tuple[str, ...]
+    films: dict[str, str] = {}
 
 
 class Showtime(msgspec.Struct, frozen=True):
@@ -43,6 +47,7 @@ class Showtime(msgspec.Struct, frozen=True):
     `label` is the local time (`2026-11-24T18:00`), `starts_at` and `expires_at` are RFC 3339 with the zone's offset.
     `expires_ms` is when its tickets, and with them names and phones, are deleted.
     `forgotten_ms` is when the showtime's own keys (counter, ids) are deleted.
+    `film` is what the programme shows at that timing now, None where it says nothing.
     """
 
     theatre: Theatre
@@ -53,6 +58,7 @@ class Showtime(msgspec.Struct, frozen=True):
     forgotten_ms: int
     starts_at: str
     expires_at: str
+    film: str | None
 
     def beyond_horizon(self, now_ms: int) -> bool:
         """Whether it starts too late to be booked yet: more than 7 days (168 h) after `now_ms`."""

@@ -36,7 +36,8 @@ _LABEL = re.compile(rf"2[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}}T{TIMING.pattern}")
 _LABEL_SHAPE = "YYYY-MM-DDTHH:MM (such as 2026-11-24T18:00, 24 h, in the theatre's local time, years 2000 to 2999)"
 _TIMING_SHAPE = "HH:MM (such as 18:00, 24 h)"
 _THEATRE_ID = re.compile(r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
-_THEATRE_NAME_MAX = 80
+_TITLE_MAX = 80
+_TITLE_SHAPE = f"1 to {_TITLE_MAX} printable characters"
 _DAY = datetime.timedelta(days=1)
 
 
@@ -157,17 +158,19 @@ class Programme:
         except ValueError:
             raise ValueError(f"must be {_LABEL_SHAPE}, and that date is not in the calendar") from None
         theatre = self.theatres[theatre_id]
+        timing = label[-len("HH:MM") :]
         starts_ms = int(local.replace(tzinfo=theatre.timezone).timestamp()) * 1000
         expires_ms = starts_ms + self.ticket_life_ms
         return Showtime(
             theatre=theatre,
             label=label,
-            timing=label[-len("HH:MM") :],
+            timing=timing,
             starts_ms=starts_ms,
             expires_ms=expires_ms,
             forgotten_ms=expires_ms + FORGOTTEN_AFTER_MS,
             starts_at=rfc3339(starts_ms, theatre.timezone),
             expires_at=rfc3339(expires_ms, theatre.timezone),
+            film=theatre.films.get(timing),
         )
 
 
@@ -203,11 +206,18 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     theatre: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
 
 
+class _Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A timing that names its film: `{at = "18:00", film = "Metropolis"}`."""
+
+    at: str
+    film: str
+
+
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One `[[theatre]]` of the file."""
 
     id: str
-    timings: list[str]
+    timings: list[str | _Timing]
     name: str | None = None
     timezone: str = "UTC"
     capacity: Annotated[int, msgspec.Meta(ge=1, le=CAPACITY_MAX)] = CAPACITY_DEFAULT
@@ -244,17 +254,25 @@ def _theatre_of(table: _Table) -> Theatre:
     if not _THEATRE_ID.fullmatch(table.id):
         raise ValueError("id: must be 1 to 32 of a-z and 0-9 with single dashes between, such as main or screen-2")
     name = table.id if table.name is None else table.name.strip()
-    if not 0 < len(name) <= _THEATRE_NAME_MAX or not name.isprintable():
-        raise ValueError(f"name: must be 1 to {_THEATRE_NAME_MAX} printable characters")
+    if not _is_title(name):
+        raise ValueError(f"name: must be {_TITLE_SHAPE}")
     try:
         timezone = timezone_from(table.timezone)
     except ValueError as error:
         raise ValueError(f"timezone: {error}") from None
     try:
-        timings = timings_from(table.timings)
+        timings = timings_from(timing if isinstance(timing, str) else timing.at for timing in table.timings)
     except ValueError as error:
         raise ValueError(f"timings: {error}") from None
-    return Theatre(table.id, name, timezone, table.capacity, timings)
+    films = {timing.at: timing.film.strip() for timing in table.timings if isinstance(timing, _Timing)}
+    for timing, film in films.items():
+        if not _is_title(film):
+            raise ValueError(f"timings: the film at {timing} must be {_TITLE_SHAPE}")
+    return Theatre(table.id, name, timezone, table.capacity, timings, films)
+
+
+def _is_title(text: str) -> bool:
+    return 0 < len(text) <= _TITLE_MAX and text.isprintable()
 
 
 def _plain(error: msgspec.ValidationError) -> str:

@@ -146,18 +146,19 @@ class CancelledAnswer(msgspec.Struct):
 
 
 class TheatreAnswer(msgspec.Struct):
-    """A theatre of the programme."""
+    """A theatre of the programme. `films` has the title of the film at each timing that names one."""
 
     id: str
     name: str
     timezone: str
     capacity: int
     timings: tuple[str, ...]
+    films: dict[str, str]
 
     @classmethod
     def of(cls, theatre: Theatre) -> Self:
         """Tell a theatre."""
-        return cls(theatre.id, theatre.name, theatre.timezone.key, theatre.capacity, theatre.timings)
+        return cls(theatre.id, theatre.name, theatre.timezone.key, theatre.capacity, theatre.timings, theatre.films)
 
 
 class TheatresAnswer(msgspec.Struct):
@@ -167,12 +168,13 @@ class TheatresAnswer(msgspec.Struct):
 
 
 class ShowtimeAnswer(msgspec.Struct):
-    """A showtime and its seats."""
+    """A showtime and its seats. `film` is null where the programme names none."""
 
     theatre: str
     timing: str
     showtime: str
     starts_at: str
+    film: str | None
     capacity: int
     booked: int
     available: int
@@ -187,6 +189,7 @@ class ShowtimeAnswer(msgspec.Struct):
             showtime.timing,
             showtime.label,
             showtime.starts_at,
+            showtime.film,
             showtime.theatre.capacity,
             seats.booked,
             seats.available,

@@ -3,9 +3,11 @@
 import csv
 import datetime
 import io
+from pathlib import Path
 
 import pytest
-from http_api import ASHAS_PHONE, STAFF, Api, fields_of, problem
+from http_api import ASHAS_PHONE, STAFF, Api, fields_of, opened, problem
+from redis.asyncio import ConnectionPool
 
 DAY = "/v1/theatres/main/showtimes"
 
@@ -50,6 +52,17 @@ async def test_one_showtime(api: Api) -> None:
     await problem(await api.get(f"{DAY}/{ticket['showtime'][:11]}04:44"), 404, "showtime_not_found")
     told = await problem(await api.get(f"{DAY}/18:00"), 422, "invalid_input")
     assert fields_of(told) == ["showtime"]
+
+
+async def test_a_showtime_tells_its_film(pool: ConnectionPool, tmp_path: Path) -> None:
+    file = tmp_path / "programme.toml"
+    file.write_text('[[theatre]]\nid = "main"\ntimings = ["12:00", {at = "18:00", film = "Metropolis"}]')
+    api = await opened(pool, MATINEE_PROGRAMME=str(file), MATINEE_TIMINGS="", MATINEE_CAPACITY="")
+    theatre = await (await api.get("/v1/theatres/main")).json()
+    assert (theatre["timings"], theatre["films"]) == (["12:00", "18:00"], {"18:00": "Metropolis"})
+    listed = (await (await api.get("/v1/theatres/main/showtimes")).json())["showtimes"]
+    assert {showtime["timing"]: showtime["film"] for showtime in listed} == {"12:00": None, "18:00": "Metropolis"}
+    await api.client.close()
 
 
 async def test_an_unchanged_answer_is_not_sent_again(api: Api) -> None:

@@ -57,6 +57,7 @@ def test_a_showtime_knows_its_start_its_tickets_end_and_its_own() -> None:
         forgotten_ms=start_ms + 32 * HOUR_MS,
         starts_at="2026-11-24T18:00:00+01:00",
         expires_at="2026-11-25T02:00:00+01:00",
+        film=None,
     )
 
 
@@ -533,6 +534,22 @@ def test_a_programme_file_lists_the_theatres(tmp_path: Path) -> None:
     assert programme.ticket_life_ms == 8 * HOUR_MS
 
 
+def test_a_timing_may_name_its_film(tmp_path: Path) -> None:
+    programme = read(
+        tmp_path,
+        """
+        [[theatre]]
+        id = "main"
+        timings = [{at = "21:00", film = " Nosferatu "}, "12:00", {at = "18:00", film = "Metropolis"}]
+        """,
+    )
+    main = programme.theatre("main")
+    assert main.timings == ("12:00", "18:00", "21:00")
+    assert main.films == {"18:00": "Metropolis", "21:00": "Nosferatu"}
+    shown = {showtime.timing: showtime.film for showtime in programme.showtimes_on(main, datetime.date(2026, 11, 24))}
+    assert shown == {"12:00": None, "18:00": "Metropolis", "21:00": "Nosferatu"}
+
+
 def bad_theatre(**changes: str) -> str:
     fields = {"id": '"rex"', "timings": '["18:00"]'} | changes
     return "[[theatre]]\n" + "\n".join(f"{key} = {value}" for key, value in fields.items() if value)
@@ -565,8 +582,8 @@ def bad_theatre(**changes: str) -> str:
         (bad_theatre(capacity="0"), "theatre 1 ('rex'): capacity: expected `int` >= 1"),
         (bad_theatre(capacity="100001"), "theatre 1 ('rex'): capacity: expected `int` <= 100000"),
         (bad_theatre(timings="[]"), "theatre 1 ('rex'): timings: must have at least one timing HH:MM"),
-        (bad_theatre(timings="[18]"), "theatre 1 ('rex'): timings[0]: expected `str`, got `int`"),
-        (bad_theatre(timings="[18:00:00]"), "theatre 1 ('rex'): timings[0]: expected `str`, got `time`"),
+        (bad_theatre(timings="[18]"), "theatre 1 ('rex'): timings[0]: expected `str | object`, got `int`"),
+        (bad_theatre(timings="[18:00:00]"), "theatre 1 ('rex'): timings[0]: expected `str | object`, got `time`"),
         (
             bad_theatre(timings='["18:00", "6:30"]'),
             "theatre 1 ('rex'): timings: must have timings HH:MM (24 h, such as 09:30 or 18:00), not '6:30'",
@@ -579,6 +596,18 @@ def bad_theatre(**changes: str) -> str:
             bad_theatre(timezone='"Europe/Berlim"'),
             "theatre 1 ('rex'): timezone: must be an IANA time zone, such as UTC or Europe/Berlin;"
             " did you mean Europe/Berlin?",
+        ),
+        (
+            bad_theatre(timings='[{at = "18:00"}]'),
+            "theatre 1 ('rex'): timings[0]: object missing required field `film`",
+        ),
+        (
+            bad_theatre(timings='[{at = "18:00", film = " "}]'),
+            "theatre 1 ('rex'): timings: the film at 18:00 must be 1 to 80 printable characters",
+        ),
+        (
+            bad_theatre(timings='["18:00", {at = "18:00", film = "Metropolis"}]'),
+            "theatre 1 ('rex'): timings: must have each timing once, 18:00 is repeated",
         ),
         (bad_theatre(name='" "'), "theatre 1 ('rex'): name: must be 1 to 80 printable characters"),
         (bad_theatre(name='"a\\nb"'), "theatre 1 ('rex'): name: must be 1 to 80 printable characters"),

@@ -82,9 +82,10 @@ def _unless_known(request: web.Request, seats: Sequence[Availability], build: Ca
 
 
 def _etag(seats: Sequence[Availability]) -> str:
-    """What an answer about seats depends on: which showtimes, their versions, capacities and whether they are open."""
+    """What an answer about seats depends on: showtimes, films, versions, capacities, and which are open."""
     parts = [
-        f"{each.showtime.starts_ms}.{each.version}.{each.showtime.theatre.capacity}.{each.status}" for each in seats
+        f"{each.showtime.starts_ms}.{each.showtime.film}.{each.version}.{each.showtime.theatre.capacity}.{each.status}"
+        for each in seats
     ]
     return f'"{blake2b("/".join(parts).encode(), digest_size=12).hexdigest()}"'
 
