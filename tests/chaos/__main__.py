@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -56,11 +55,11 @@ async def perform(scenario: Scenario, seed: int, scale: float = 1.0) -> Result:
                 await scenario.run(stage)
         except Exception:
             stage.violations.append(f"the scenario broke off: {traceback.format_exc()}")
-    outcomes = Counter(call.outcome for call in stage.recorder.calls)
+    outcomes = stage.outcomes()
     return Result(
         scenario.name,
         seed,
-        len(stage.recorder.calls),
+        len(stage.calls),
         outcomes["done"],
         outcomes["unknown"],
         outcomes["refused"],

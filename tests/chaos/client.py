@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from tests.history.calls import Call, Outcome
+
 
 class NotSentError(Exception):
     """No connection could be made: the service has seen nothing of the request."""
@@ -92,3 +94,53 @@ class Client:
         if re.search(r"^connection: close", head, re.IGNORECASE | re.MULTILINE):
             self.close()
         return Answer(status, head, body)
+
+
+class HttpWindow:
+    """A person at the service's window: the calls of a history over HTTP."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def ask(self, call: Call, key: str | None) -> tuple[Outcome, str]:
+        """Send the call as a request; an answer that is not there is an outcome too."""
+        one = f"/v1/tickets/{call.ticket_id}"
+        signed = {"Ticket-Phone": call.phone}
+        try:
+            match call.kind:
+                case "book":
+                    wish = {"name": call.name, "phone": call.phone, "timing": call.showtime}
+                    answer = await self._client.ask(
+                        "POST", "/v1/tickets", wish, {"Idempotency-Key": key} if key else None
+                    )
+                case "move":
+                    answer = await self._client.ask("PATCH", one, {"timing": call.showtime}, signed)
+                case "cancel":
+                    answer = await self._client.ask("DELETE", one, None, signed)
+                case "view":
+                    answer = await self._client.ask("GET", one)
+                case "seats":
+                    answer = await self._client.ask("GET", f"/v1/theatres/main/showtimes/{call.showtime}")
+        except NotSentError:
+            return "refused", "not sent"
+        except NoAnswerError:
+            return "unknown", "no answer"
+        return _told(call, answer)
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._client.close()
+
+
+def _told(call: Call, answer: Answer) -> tuple[Outcome, str]:
+    if answer.status >= 400:
+        # `unavailable` says that nothing was done, and is held to it.
+        known = answer.status < 500 or answer.code == "unavailable"
+        return "refused" if known else "unknown", answer.code
+    if call.kind == "book":
+        call.ticket_id = answer.json["ticket_id"]
+    elif call.kind == "seats":
+        call.seen = answer.json["booked"]
+    elif call.kind == "view":
+        call.told = f"{answer.json['name']} at {answer.json['showtime']}"
+    return "done", ""

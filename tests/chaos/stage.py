@@ -14,24 +14,30 @@ A scenario is a coroutine that breaks something while a crowd books, and waits u
                 os.kill(stage.dice.choice(service.web_processes()), signal.SIGKILL)
             stage.figures["first change after the last kill, s"] = await crowd.recovers()
 
-When the block of the service ends, its books are checked against what every client was told; what disagrees is a
-violation. A scenario adds violations of its own by `stage.expect`, and figures worth telling to `stage.figures`. All
-chance comes from `stage.dice`, so that the seed repeats it. Write it in one of the modules that
-`tests/chaos/__main__.py` imports; the rest follows from the decorator.
+When the block of the service ends, the history is checked: what every client was told against what the server did by
+its append-only file, and against what is stored; what disagrees is a violation. A scenario adds violations of its own
+by `stage.expect`, and figures worth telling to `stage.figures`. All chance comes from `stage.dice`, so that the seed
+repeats it. Write it in one of the modules that `tests/chaos/__main__.py` imports; the rest follows from the decorator.
 """
 
 import contextlib
+import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import redis
 
-from loadtests.books import Receipts, audit
-from tests.chaos.crowd import Crowd, showtimes
+from loadtests.books import audit
+from tests.chaos.client import Client, HttpWindow
 from tests.chaos.service import CAPACITY, TIMINGS, Service, Valkey
-from tests.history.calls import Recorder
+from tests.history.calls import Call
+from tests.history.checker import check
+from tests.history.crowd import Crowd, open_labels
+from tests.history.ending import read_ending
+from tests.history.journal import attest, read_journal
 
 SHOWN_VIOLATIONS = 20  # of one check; the rest is counted
 
@@ -73,7 +79,9 @@ class Stage:
         self.scale = scale
         self.figures: dict[str, float | int | str] = {}
         self.violations: list[str] = []
-        self.recorder = Recorder()
+        self.calls: list[Call] = []
+        self.clients: list[Client] = []  # of the crowds
+        self._numbers = itertools.count(1)
         self._folders = 0
 
     def times(self, whole: int) -> int:
@@ -97,26 +105,30 @@ class Stage:
         self,
         *,
         workers: int = 2,
+        store: Valkey | None = None,
         redis_url: str | None = None,
         environment: Mapping[str, str] | None = None,
-        books_url: str | None = None,
+        checks: bool = True,
     ) -> AsyncIterator[Service]:
-        """A service for as long as the block runs; then its books are checked, then it is stopped.
+        """A service for as long as the block runs; then, with `checks`, all is checked, then it is stopped.
 
-        `books_url` is where the tickets are, if not where the service itself connects to.
+        Without a `store` of the scenario's own it has its embedded Valkey. `redis_url` is the way to the store where a
+        proxy is between.
         """
-        service = Service(self.new_folder(), workers=workers, redis_url=redis_url, environment=environment)
+        url = redis_url or (store.url if store else None)
+        service = Service(self.new_folder(), workers=workers, redis_url=url, environment=environment)
         try:
             await service.start()
             yield service
             await service.ready()
-            self._check_books(books_url or service.store_url)
+            if checks:
+                self.check(store.url if store else service.store_url, store.folder if store else service.data_dir)
         finally:
             service.stop()
 
     @contextlib.contextmanager
-    def valkey(self, *options: str):
-        """A Valkey of the scenario's own, for as long as the block runs."""
+    def valkey(self, *options: str) -> Iterator[Valkey]:
+        """A Valkey of the scenario's own, with an append-only file, for as long as the block runs."""
         valkey = Valkey(self.new_folder(), *options)
         valkey.start()
         try:
@@ -124,32 +136,32 @@ class Stage:
         finally:
             valkey.stop()
 
-    def crowd(self, service: Service, people: int = 32) -> Crowd:
+    def crowd(self, service: Service, people: int = 32, timeout_s: float = 10.0) -> Crowd:
         """A crowd at a service; a block of its own."""
-        return Crowd(service.port, self.recorder, self.dice, showtimes(TIMINGS), people)
 
-    def _check_books(self, url: str) -> None:
+        def window() -> HttpWindow:
+            self.clients.append(Client(service.port, timeout_s))
+            return HttpWindow(self.clients[-1])
+
+        return Crowd(window, self.calls, self.dice, open_labels(TIMINGS), people, self._numbers)
+
+    def outcomes(self) -> Counter[str]:
+        """How many calls were done, refused and unknown."""
+        return Counter(call.outcome for call in self.calls)
+
+    def check(self, url: str, folder: Path) -> None:
+        """Hold what the clients were told against the append-only file in `folder` and against what is stored.
+
+        Nobody may book meanwhile, and the store must have been empty at the beginning.
+        """
         with redis.Redis.from_url(url) as client:
-            report = audit(client, {"main": CAPACITY}, self._receipts())
-        found = [str(disagreement) for disagreement in report.disagreements]
-        self.violations += found[:SHOWN_VIOLATIONS]
-        if len(found) > SHOWN_VIOLATIONS:
-            self.violations.append(f"and {len(found) - SHOWN_VIOLATIONS} more disagreements in the books")
+            ending = read_ending(client)
+            books = audit(client, {"main": CAPACITY})
+        self._found(attest(self.calls, read_journal(folder / "appendonlydir")))
+        self._found(check(self.calls, ending, CAPACITY))
+        self._found([str(disagreement) for disagreement in books.disagreements])
 
-    def _receipts(self) -> Receipts:
-        receipts = Receipts()
-        for call in self.recorder.calls:
-            if not call.changes:
-                continue
-            ticket_id = call.ticket_id
-            if call.kind == "book" and call.outcome == "unknown":
-                receipts.unanswered += 1
-            elif call.outcome == "unknown":
-                receipts.unsure.add(str(ticket_id))
-            elif call.outcome == "done" and ticket_id is not None:
-                if call.kind == "cancel":
-                    receipts.held.pop(ticket_id, None)
-                    receipts.cancelled.add(ticket_id)
-                else:
-                    receipts.held[ticket_id] = call.showtime
-        return receipts
+    def _found(self, violations: list[str]) -> None:
+        self.violations += violations[:SHOWN_VIOLATIONS]
+        if len(violations) > SHOWN_VIOLATIONS:
+            self.violations.append(f"and {len(violations) - SHOWN_VIOLATIONS} more of this kind")

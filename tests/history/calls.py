@@ -1,6 +1,5 @@
 """What the clients of a run asked for and were told, with times: a history."""
 
-import time
 from typing import Literal
 
 import msgspec
@@ -36,21 +35,3 @@ class Call(msgspec.Struct):
     def changes(self) -> bool:
         """Whether it asked for a change of seats."""
         return self.kind in {"book", "move", "cancel"}
-
-
-class Recorder:
-    """Keeps the calls of all clients of one run."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-
-    def sent(self, kind: Kind, showtime: str, **facts: str | None) -> Call:
-        """Note a call at the moment it is sent."""
-        call = Call(kind, showtime, time.monotonic(), **facts)
-        self.calls.append(call)
-        return call
-
-    @staticmethod
-    def answered(call: Call, outcome: Outcome, code: str = "") -> None:
-        """Note its answer at the moment it is there."""
-        call.answered, call.outcome, call.code = time.monotonic(), outcome, code
