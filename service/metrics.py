@@ -200,12 +200,15 @@ def _across_processes(registry: "CollectorRegistry") -> "CollectorRegistry":
 def shared_folder() -> Iterator[None]:
     """A folder where the web processes forked meanwhile keep their counts side by side."""
     folder = tempfile.mkdtemp(prefix="matinee-metrics-")
+    maker = os.getpid()
     os.environ[FOLDER_VARIABLE] = folder
     try:
         yield
     finally:
-        del os.environ[FOLDER_VARIABLE]
-        shutil.rmtree(folder, ignore_errors=True)
+        # A forked process that ends by SystemExit passes here too, and must leave the folder to the others.
+        if os.getpid() == maker:
+            del os.environ[FOLDER_VARIABLE]
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def process_ended(pid: int) -> None:

@@ -150,7 +150,7 @@ class Processes:
 
     def web_processes(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if "serve" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [pid for pid in map(int, children) if "service\0serve" in Path(f"/proc/{pid}/cmdline").read_text()]
 
     def eventually(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 25
@@ -189,6 +189,20 @@ def test_the_counts_of_all_web_processes_are_summed_and_outlive_one(two_processe
         lambda: value(two_processes.ask("GET", "/metrics")[1], "matinee_redis_ready") == 2, "its successor"
     )
     assert booked() == 40
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the web processes through Linux's /proc")
+def test_the_counts_outlive_a_replacement_of_all_web_processes(two_processes: Processes) -> None:
+    """A process that drains ends in order, and must not take the folder of all along."""
+    assert two_processes.ask("POST", "/v1/tickets", BOOKING)[0] == 201
+    replaced = set(two_processes.web_processes())
+    two_processes.process.send_signal(signal.SIGHUP)
+    two_processes.eventually(lambda: not replaced & set(two_processes.web_processes()), "the end of the old ones")
+    two_processes.eventually(
+        lambda: value(two_processes.ask("GET", "/metrics")[1], "matinee_redis_ready") == 2, "the new ones"
+    )
+    text = two_processes.ask("GET", "/metrics")[1]
+    assert value(text, "matinee_bookings_total", outcome="booked") == 1
 
 
 async def test_the_counters_of_one_process_need_no_folder(client: TestClient) -> None:
