@@ -61,6 +61,7 @@ class FaultProxy:
         self.script_calls = 0
         self.url = ""
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
@@ -72,8 +73,10 @@ class FaultProxy:
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
+        await asyncio.gather(*filter(None, self._serving), return_exceptions=True)
 
     async def _serve(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.current_task())
         server_in, server_out = await asyncio.open_unix_connection(self.upstream)
         self._writers |= {client_out, server_out}
         numbers: deque[int] = deque()  # of the commands without a reply; 0 for what is no script call
@@ -88,6 +91,7 @@ class FaultProxy:
         for writer in (client_out, server_out):
             writer.transport.abort()
             self._writers.discard(writer)
+        self._serving.discard(asyncio.current_task())
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, numbers: deque[int]) -> None:
         commands = hiredis.Reader()

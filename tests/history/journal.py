@@ -61,7 +61,8 @@ def _changes_in(transaction: Sequence[Sequence[bytes]]) -> Iterator[Change]:
             left, ticket_id = spread(rest.removesuffix(":tickets")), words[1]
         elif name == "HSET" and kind == "showtime":
             seats = dict(zip(words[1::2], words[2::2], strict=True))
-            versions[spread(rest)], booked[spread(rest)] = int(seats["version"]), int(seats["booked"])
+            if "version" in seats:
+                versions[spread(rest)], booked[spread(rest)] = int(seats["version"]), int(seats["booked"])
         elif name == "HSET" and kind == "ticket":
             facts.update(zip(words[1::2], words[2::2], strict=True))
     if ticket_id is not None:
