@@ -25,6 +25,14 @@
 --   {'sold_out', now_ms}
 -- Invariant: `booked` equals the number of ids in KEYS[2]. An id's score is the version its booking made.
 
+-- A repeat writes too, if only the expiry that is there: WAIT waits for what its own connection has written.
+local function touch(key)
+  local expires_ms = redis.call('PEXPIRETIME', key)
+  if expires_ms > 0 then
+    redis.call('PEXPIREAT', key, expires_ms)
+  end
+end
+
 local id = ARGV[1]
 local clock = redis.call('TIME')
 local now_ms = clock[1] .. string.format('%03d', math.floor(clock[2] / 1000))
@@ -37,6 +45,7 @@ if KEYS[4] then
       return {'key_reused'}
     end
     if ticket_id ~= id then
+      touch(KEYS[4])
       return {'replayed', ticket_id}
     end
   end
@@ -47,6 +56,7 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   if not booked_at_ms then
     return {'cancelled'}
   end
+  touch(KEYS[3])
   return {'booked', tonumber(redis.call('ZSCORE', KEYS[2], id) or 0), tonumber(booked_at_ms)}
 end
 

@@ -18,10 +18,19 @@
 --   {'changed'}                     moved by somebody else since the caller looked
 --   {'already_admitted', at_ms}
 
+-- A repeat writes too, if only the expiry that is there: WAIT waits for what its own connection has written.
+local function touch(key)
+  local expires_ms = redis.call('PEXPIRETIME', key)
+  if expires_ms > 0 then
+    redis.call('PEXPIREAT', key, expires_ms)
+  end
+end
+
 local ticket = redis.call('HMGET', KEYS[1], 'showtime', 'admitted_at', 'cancelled', 'version')
 local showtime, admitted_at, operation = ticket[1], ticket[2], ticket[3]
 
 if operation == ARGV[3] then
+  touch(KEYS[1])
   return {'cancelled', tonumber(ticket[4])}
 end
 if not showtime then

@@ -18,13 +18,21 @@
 --   8  to_expires_ms    the ticket is deleted
 --   9  to_forgotten_ms  the showtime's keys are deleted
 -- Replies
---   {'moved', from version, to version}   also to a repeat
+--   {'moved', from version, to version}   also to a repeat, and where the ticket is there already
 --   {'not_found'}
 --   {'changed'}                           moved by somebody else since the caller looked
 --   {'already_admitted', at_ms}
 --   {'started', now_ms}                   the film of the ticket has begun
 --   {'closed', now_ms}                    the showtime it would go to has begun
 --   {'sold_out', now_ms}
+
+-- A repeat writes too, if only the expiry that is there: WAIT waits for what its own connection has written.
+local function touch(key)
+  local expires_ms = redis.call('PEXPIRETIME', key)
+  if expires_ms > 0 then
+    redis.call('PEXPIREAT', key, expires_ms)
+  end
+end
 
 local id = ARGV[1]
 local ticket = redis.call('HMGET', KEYS[1], 'showtime', 'admitted_at', 'moves', 'left_version')
@@ -34,8 +42,10 @@ local expected_moves = tonumber(ARGV[4])
 if not showtime then
   return {'not_found'}
 end
-if moves == expected_moves + 1 and showtime == ARGV[3] then
-  return {'moved', tonumber(ticket[4]), tonumber(redis.call('ZSCORE', KEYS[5], id))}
+if showtime == ARGV[3] and (moves == expected_moves + 1 or ARGV[2] == ARGV[3]) then
+  touch(KEYS[1])
+  local version = tonumber(redis.call('ZSCORE', KEYS[5], id) or 0)
+  return {'moved', ARGV[2] == ARGV[3] and version or tonumber(ticket[4]), version}
 end
 if moves ~= expected_moves or showtime ~= ARGV[2] then
   return {'changed'}

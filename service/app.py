@@ -23,7 +23,7 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
 
     Starts without Redis too, and answers 503 until it is there.
     """
-    pipeline = Pipeline(pool)
+    pipeline = Pipeline(pool, replicas=settings.wait_replicas)
     metrics = Metrics(pipeline)
     store = Store(pipeline, programme)
     desk = Desk(

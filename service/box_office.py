@@ -89,8 +89,6 @@ class BoxOffice:
             found = await self._find(ticket_id)
             _check_phone(found.ticket, phone)
             to = self._bookable(found.ticket.showtime.theatre, timing, self._store.now_ms())
-            if to.label == found.ticket.showtime.label:
-                return found.ticket
             try:
                 await self._store.move(found, to)
             except Changed:

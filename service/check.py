@@ -29,7 +29,7 @@ def findings(settings: Settings) -> Iterator[str]:
 def _look_at_server(settings: Settings) -> tuple[str, ServerReport]:
     """Where it is, and what it is."""
     if settings.redis_url:
-        report = inspect_server(settings.redis_url)
+        report = inspect_server(settings.redis_url, settings.wait_replicas)
         return f"at {report.address}", report
     if holder := holder_of(settings.data_dir):
         return f"embedded, running as process {holder.server_pid}", inspect_server(holder.url)

@@ -107,6 +107,7 @@ class Metrics:
                 ("redis_commands", "Commands written to Redis.", ()),
                 ("redis_batches", "Writes to Redis; each carries the commands of all who wait.", ()),
                 ("redis_reconnects", "Lost connections to Redis that were made anew.", ()),
+                ("redis_unconfirmed_batches", "Writes that too few replicas confirmed in time.", ()),
                 ("shed_requests", "Commands refused at once, since Redis was away or too many waited.", ()),
             )
         }
@@ -160,6 +161,7 @@ class Metrics:
             ("redis_commands", pipeline.commands),
             ("redis_batches", pipeline.batches),
             ("redis_reconnects", pipeline.reconnects),
+            ("redis_unconfirmed_batches", pipeline.unconfirmed),
             ("shed_requests", pipeline.shed),
         ):
             self._counters[counter].inc(grown - self._seen[counter])

@@ -17,6 +17,10 @@ The life of a command
 - A mutation that a lost connection carried is in doubt from then on: whatever refuses it later, its outcome
   is unknown, not "nothing was done".
 
+With `replicas` set, a batch that changes something ends with one WAIT, and what its scripts promised is held back
+until so many replicas have it; if they do not confirm in time, the outcome is unknown. Meanwhile nothing more is
+written: the server would not look at it before WAIT has returned, and what waits makes the next batch the larger.
+
 A delayed duplicate is possible: bytes of a lost connection may reach the server after the replay was
 answered. No client can prevent that; the scripts guard against it (tombstones, compare-and-set).
 """
@@ -53,6 +57,9 @@ TICK_S = 0.05  # how late a deadline may be noticed
 STEADY_S = 1.0  # a connection that lived so long was a good one: back-off starts anew
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 ROUND_TRIP_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
+TOO_FEW_REPLICAS = "too few Redis replicas confirm what is written"
+CONFIRM_MS = 500  # a quarter of the deadline: reads stand behind WAIT on the same connection
+CONFIRM_PROBE_MS = 50  # the same while replicas are known to be missing and only reads run
 RELOADS = 3  # NOSCRIPT so often for one command is no flushed cache but a bug
 
 # Replies by which the server says that it did not run the command, and what a person should know of each.
@@ -77,7 +84,7 @@ CHANGES_OF_SERVER = frozenset({"LOADING", "MASTERDOWN", "NOAUTH", "READONLY", "W
 class _Command:
     """One command and its place in the order of replies. Those of the pipeline itself have no script."""
 
-    __slots__ = ("deadline", "future", "in_doubt", "mutates", "packed", "reloads", "script")
+    __slots__ = ("deadline", "future", "in_doubt", "mutates", "packed", "reloads", "reply", "script")
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class _Command:
         self.mutates = mutates
         self.in_doubt = False  # a lost connection may have carried it to the server
         self.reloads = 0
+        self.reply: Any = None  # of a change that waits for the replicas
 
     def fail(self, why: str, *, sent: bool = False) -> None:
         """Tell the caller honestly: unknown if the server may have done it, else unavailable."""
@@ -116,9 +124,11 @@ class Pipeline:
 
     `pool` says how to connect (TCP, TLS, Unix socket, Sentinel); of it only `make_connection` is used.
     `deadline_s` bounds each command. At most `max_in_flight` commands are written and unanswered, and
-    `max_waiting` more wait; beyond them a command is answered `Unavailable` at once. The counters `batches`,
-    `commands` (written), `connects`, `reconnects` and `shed` (refused at once) only grow; `batch_sizes` counts the
-    commands of each write, `round_trips_s` how long the probes took.
+    `max_waiting` more wait; beyond them a command is answered `Unavailable` at once. A change is answered once
+    `replicas` have it (0: at once); while fewer are in touch, changes are refused. The counters `batches`,
+    `commands` (written), `connects`, `reconnects`, `shed` (refused at once) and `unconfirmed` (batches that too few
+    replicas confirmed in time) only grow; `batch_sizes` counts the commands of each write, `round_trips_s` how long
+    the probes took.
     """
 
     def __init__(
@@ -128,14 +138,19 @@ class Pipeline:
         deadline_s: float = 2.0,
         max_in_flight: int = 1024,
         max_waiting: int = 4096,
+        replicas: int = 0,
     ) -> None:
         self._pool = pool
+        self._replicas = replicas
         self._deadline_s = deadline_s
         self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
         self._waiting: deque[_Command] = deque()
         self._again: deque[_Command] = deque()
         self._in_flight: deque[_Command] = deque()
+        self._held: deque[_Command] = deque()  # done, but not known to be on the replicas yet
+        self._asking = False  # the replicas; one question at a time
+        self._replicas_missing = False
         self._reloading: set[str] = set()
         self._refused: dict[str, str] = {}
         self._work = asyncio.Event()
@@ -150,6 +165,7 @@ class Pipeline:
         self.commands = 0
         self.connects = 0
         self.shed = 0
+        self.unconfirmed = 0
         self.batch_sizes = Histogram(BATCH_BOUNDS)
         self.round_trips_s = Histogram(ROUND_TRIP_BOUNDS_S)
 
@@ -166,7 +182,7 @@ class Pipeline:
     async def close(self) -> None:
         """Refuse new commands, let those under way be answered (within the deadline), then disconnect."""
         self._closed_because = "the service is shutting down"
-        under_way = itertools.chain(self._in_flight, self._again, self._waiting)
+        under_way = itertools.chain(self._held, self._in_flight, self._again, self._waiting)
         if futures := [command.future for command in under_way if not command.future.done()]:
             await asyncio.wait(futures, timeout=self._deadline_s + 2 * TICK_S)
         for task in self._tasks:
@@ -188,7 +204,10 @@ class Pipeline:
         """
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._closed_because is not None or len(self._waiting) >= self._max_waiting:
-            future.set_exception(self._not_accepted())
+            future.set_exception(self._not_accepted(self._closed_because or "too many requests are waiting"))
+            return future
+        if self._replicas_missing and mutates:
+            future.set_exception(self._not_accepted(TOO_FEW_REPLICAS))
             return future
         packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         deadline = self._loop.time() + self._deadline_s
@@ -223,9 +242,9 @@ class Pipeline:
         """Commands not written yet, or to be written again."""
         return len(self._waiting) + len(self._again)
 
-    def _not_accepted(self) -> Unavailable:
+    def _not_accepted(self, why: str) -> Unavailable:
         self.shed += 1
-        return Unavailable(f"{self._closed_because or 'too many requests are waiting'}; nothing was done")
+        return Unavailable(f"{why}; nothing was done")
 
     # The connection: made, served until it fails, thrown away, made again; never two at a time.
 
@@ -311,9 +330,12 @@ class Pipeline:
 
     def _take_back(self) -> None:
         """Queue what the lost connection carried for the next one, in the old order."""
-        for command in self._in_flight:
+        carried = [*self._held, *self._in_flight]
+        for command in carried:
             command.in_doubt = True
-        under_way = [*self._in_flight, *self._again]
+        under_way = [*carried, *self._again]
+        self._held.clear()
+        self._asking = False
         self._in_flight.clear()
         self._again.clear()
         self._reloading.clear()
@@ -353,6 +375,9 @@ class Pipeline:
             batch = self._next_batch()
             if not batch:
                 continue
+            if self._replicas and any(command.mutates for command in batch):
+                batch.append(self._ask_replicas())
+                self._asking = True
             self._in_flight.extend(batch)
             self.batches += 1
             self.commands += len(batch)
@@ -361,12 +386,16 @@ class Pipeline:
             await connection.send_packed_command(packed, check_health=False)
 
     def _next_batch(self) -> list[_Command]:
-        room = self._max_in_flight - len(self._in_flight)
         batch: list[_Command] = []
+        if self._asking:
+            return batch
+        room = self._max_in_flight - len(self._in_flight)
         for queue in (self._again, self._waiting):
             while queue and len(batch) < room:
                 command = queue.popleft()
-                if not command.future.done():
+                if self._replicas_missing and command.mutates:
+                    command.fail(TOO_FEW_REPLICAS)
+                elif not command.future.done():
                     batch.append(command)
         return batch
 
@@ -375,6 +404,7 @@ class Pipeline:
         in_flight = self._in_flight
         waiting = self._waiting
         again = self._again
+        replicas = self._replicas
         while True:
             try:
                 reply = await connection.read_response(disable_decoding=True)
@@ -388,9 +418,14 @@ class Pipeline:
                 self._work.set()
             if command.future.done():
                 continue
-            command.future.set_result(reply)
-            if self._refused and command.script is not None:
-                self._note_accepted(command.script)
+            script = command.script
+            if self._refused and script is not None:
+                self._note_accepted(script)
+            if replicas and command.mutates and script is not None and reply[0] not in script.refusals:
+                command.reply = reply
+                self._held.append(command)
+            else:
+                command.future.set_result(reply)
 
     def _refuse(self, command: _Command, error: redis.exceptions.RedisError) -> None:
         """Answer a command that the server refused; `_AwayError` if another connection is the way on."""
@@ -431,12 +466,57 @@ class Pipeline:
         if self._refused.pop(script.name, None) is not None:
             log.warning("Redis accepts the script %s again", script.name)
 
+    # The replicas: asked what they have at the end of a batch that changes something.
+
+    def _ask_replicas(self) -> _Command:
+        """WAIT tells how many replicas have all that this connection wrote, once enough do or the time is over."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        answer.add_done_callback(self._hear_replicas)
+        packed = _pack(("WAIT", str(self._replicas), str(CONFIRM_MS)))
+        return _Command(answer, None, packed, self._loop.time() + self._deadline_s, mutates=False)
+
+    def _hear_replicas(self, answer: asyncio.Future[Any]) -> None:
+        """Answer what was held back, and let the next batch go."""
+        if answer.cancelled():
+            return  # with its connection: what was held is to be sent again
+        self._note_replicas(answer)
+        if self._replicas_missing and self._held:
+            self.unconfirmed += 1
+        while self._held:
+            command = self._held.popleft()
+            if self._replicas_missing:
+                command.fail("Redis did it, but too few replicas confirmed it in time", sent=True)
+            elif not command.future.done():
+                command.future.set_result(command.reply)
+        self._asking = False
+        self._work.set()
+
+    def _note_replicas(self, answer: asyncio.Future[Any]) -> None:
+        """Refuse changes from now on where too few replicas confirm; take them again once enough do."""
+        if answer.cancelled():
+            return
+        self._heard_at = self._loop.time()
+        trouble = answer.exception()
+        missing = trouble is not None or answer.result() < self._replicas
+        if missing == self._replicas_missing:
+            return
+        self._replicas_missing = missing
+        if missing:
+            log.warning(
+                "%s: %s of %d; changes are refused", TOO_FEW_REPLICAS, trouble or answer.result(), self._replicas
+            )
+        else:
+            log.warning("enough Redis replicas confirm again")
+
     async def _probe(self) -> None:
         """Ask for the server's time again and again: for the clock, for `ready`, and to notice a stall."""
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             sent_at = time.monotonic()
             answer = self._own(self._loop.time() + self._deadline_s, "TIME")
+            if self._replicas_missing:
+                words = ("WAIT", str(self._replicas), str(CONFIRM_PROBE_MS))
+                self._own(self._loop.time() + self._deadline_s, *words).add_done_callback(self._note_replicas)
             done, _ = await asyncio.wait({answer}, timeout=self._deadline_s)
             if not done or answer.cancelled():
                 raise _AwayError(f"no answer for {self._deadline_s} s")
@@ -465,7 +545,7 @@ class Pipeline:
             for queue in (self._again, self._waiting):
                 while queue and (queue[0].deadline <= now or queue[0].future.done()):
                     queue.popleft().fail("Redis did not take the command in time")
-            for command in self._in_flight:
+            for command in itertools.chain(self._held, self._in_flight):
                 if command.script is None:
                     continue  # `_probe` has a limit of its own
                 if command.deadline > now:

@@ -29,11 +29,12 @@ class ServerReport(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def inspect_server(url: str) -> ServerReport:
+def inspect_server(url: str, wait_replicas: int = 0) -> ServerReport:
     """Look at the server at `url` (redis://, rediss://, unix://) and report it.
 
     Raises PreflightError when it is out of reach, too old, a replica, a cluster node, would evict tickets, or
-    forbids scripts. That nothing persists is a warning: some deployments want it so.
+    forbids scripts, or WAIT where `wait_replicas` is set. That nothing persists is a warning: some deployments want
+    it so; and so is that fewer replicas are connected than are waited for.
     """
     try:
         client = redis.Redis.from_url(
@@ -54,9 +55,11 @@ def inspect_server(url: str) -> ServerReport:
             info: dict[str, Any] = client.info()
             policy = info.get("maxmemory_policy") or _configured_policy(client)
             _try_scripts(client, address)
+            if wait_replicas:
+                _try_wait(client, address)
         except redis.RedisError as error:
             raise PreflightError(_trouble(address, error)) from error
-    report = _report(address, info, policy)
+    report = _report(address, info, policy, wait_replicas)
     _refuse(report, info)
     return report
 
@@ -90,6 +93,17 @@ def _try_scripts(client: redis.Redis, address: str) -> None:
         ) from error
 
 
+def _try_wait(client: redis.Redis, address: str) -> None:
+    """Ask for the replicas as the service does, and don't wait."""
+    try:
+        client.wait(0, 1)
+    except redis.ResponseError as error:
+        raise PreflightError(
+            f"the server at {address} forbids WAIT to this user, and MATINEE_WAIT_REPLICAS is set: allow it "
+            "(ACL SETUSER … +wait)"
+        ) from error
+
+
 def _trouble(address: str, error: redis.RedisError) -> str:
     """One line for a server that doesn't answer as it should."""
     if isinstance(error, redis.AuthenticationError):
@@ -104,7 +118,7 @@ def _trouble(address: str, error: redis.RedisError) -> str:
     return f"cannot reach the server at {address}: {reason}; check MATINEE_REDIS_URL and that the server runs"
 
 
-def _report(address: str, info: dict[str, Any], policy: str | None) -> ServerReport:
+def _report(address: str, info: dict[str, Any], policy: str | None, wait_replicas: int) -> ServerReport:
     warnings = []
     if not info.get("aof_enabled"):
         warnings.append(
@@ -113,6 +127,12 @@ def _report(address: str, info: dict[str, Any], policy: str | None) -> ServerRep
         )
     if policy is None:
         warnings.append("the server hides its maxmemory-policy: make sure that it is noeviction")
+    connected = int(info.get("connected_slaves", 0))
+    if connected < wait_replicas:
+        warnings.append(
+            f"MATINEE_WAIT_REPLICAS is {wait_replicas}, but {connected} replicas are connected: "
+            "bookings are refused until enough are"
+        )
     valkey = info.get("valkey_version")
     return ServerReport(
         address=address,

@@ -11,24 +11,29 @@ LUA_DIR = _HERE / "lua" if (_HERE / "lua").is_dir() else _HERE.parent / "lua"
 
 
 class Script(msgspec.Struct, frozen=True):
-    """One Lua script: its name, source and SHA-1 digest (hexadecimal)."""
+    """One Lua script: its name, source and SHA-1 digest (hexadecimal).
+
+    `refusals` are the status words by which one that changes something says that it did not. Every other reply of it
+    promises something, and comes from a run that wrote: where replicas are waited for, they must have it first.
+    """
 
     name: str
     source: str
     sha: str
+    refusals: frozenset[bytes] = frozenset()
 
     @classmethod
-    def load(cls, name: str) -> "Script":
+    def load(cls, name: str, *refusals: bytes) -> "Script":
         """Read `lua/<name>.lua`."""
         source = (LUA_DIR / f"{name}.lua").read_text(encoding="utf-8")
         # SHA-1 is Redis's name for a script, not a safeguard.
-        return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), frozenset(refusals))
 
 
-BOOK = Script.load("book")
-MOVE = Script.load("move")
-CANCEL = Script.load("cancel")
-ADMIT = Script.load("admit")
+BOOK = Script.load("book", b"key_reused", b"cancelled", b"closed", b"sold_out")
+MOVE = Script.load("move", b"not_found", b"changed", b"already_admitted", b"started", b"closed", b"sold_out")
+CANCEL = Script.load("cancel", b"not_found", b"changed", b"already_admitted")
+ADMIT = Script.load("admit", b"not_found", b"already_admitted")
 TICKET = Script.load("ticket")
 SHOWTIME_TICKETS = Script.load("showtime_tickets")
 AVAILABILITY = Script.load("availability")

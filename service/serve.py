@@ -73,7 +73,7 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
     try:
         url = embedded.url if embedded else settings.redis_url
         assert url is not None  # noqa: S101  one of the two is there
-        report = inspect_server(url)
+        report = inspect_server(url, settings.wait_replicas)
         listener = listen(settings.host, settings.port)
         _announce(settings, programme, listener, report, embedded)
         with metrics.shared_folder():

@@ -24,6 +24,7 @@ _WORKERS_MAX = 64
 _SHOWN_MAX = 60  # characters of a bad value that an error quotes
 _SOCKET_PATH_MAX = 107  # bytes; the kernel's limit for a Unix socket
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_REPLICAS_MAX = 16
 _LIFE_MAX_MS = 365 * _UNIT_MS["d"]
 # RFC 1123 labels. The last one is not all digits, so that 127.1 or 300.1.2.3 is not taken for a name.
 _HOST_NAME = re.compile(
@@ -46,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What the operator decides. Without a `redis_url` it is the embedded server.
 
     Without a `programme` there is one theatre of `timings` (`HH:MM`, sorted), `capacity` and `timezone`.
-    `ticket_life_ms` is how long after its showtime a ticket is kept.
+    `ticket_life_ms` is how long after its showtime a ticket is kept. A change is answered once `wait_replicas` have it.
     """
 
     host: str
@@ -60,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     timezone: ZoneInfo
     staff_token: str | None
     ticket_life_ms: int
+    wait_replicas: int
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -329,6 +331,13 @@ VARIABLES: tuple[Variable, ...] = (
         "how long after its showtime a ticket lives: a whole number with s, m, h or d, 1s to 365d",
         _ticket_life,
     ),
+    Variable(
+        "wait_replicas",
+        "MATINEE_WAIT_REPLICAS",
+        "0",
+        f"replicas of MATINEE_REDIS_URL that have a change before it is answered, 0 to {_REPLICAS_MAX}",
+        _whole_number(0, _REPLICAS_MAX),
+    ),
 )
 
 _NAMES = tuple(variable.name for variable in VARIABLES)
@@ -345,6 +354,8 @@ def _contradictions(given: Mapping[str, str], values: Mapping[str, Any]) -> Iter
         for name in ("MATINEE_TIMINGS", "MATINEE_CAPACITY", "MATINEE_TIMEZONE"):
             if given.get(name):
                 yield f"{name} must be unset where MATINEE_PROGRAMME is: that file says it for each theatre"
+    if values.get("wait_replicas") and not given.get("MATINEE_REDIS_URL"):
+        yield "MATINEE_WAIT_REPLICAS must be 0 while MATINEE_REDIS_URL is unset: the embedded server has no replicas"
     if "host" in values and values.get("staff_token", "bad") is None and not is_loopback(values["host"]):
         yield (
             f"MATINEE_HOST is {_quoted(values['host'])}, but must be a loopback address (127.0.0.1, ::1 or"

@@ -190,6 +190,24 @@ def test_warns_where_the_policy_is_hidden() -> None:
     assert report.warnings == ("the server hides its maxmemory-policy: make sure that it is noeviction",)
 
 
+def test_warns_where_fewer_replicas_are_connected_than_are_waited_for(server_url: str) -> None:
+    assert inspect_server(server_url, wait_replicas=2).warnings[-1] == (
+        "MATINEE_WAIT_REPLICAS is 2, but 0 replicas are connected: bookings are refused until enough are"
+    )
+
+
+def test_refuses_a_user_who_may_not_wait_for_replicas(server_url: str) -> None:
+    with redis.Redis.from_url(server_url) as client:
+        client.acl_setuser("clerk", enabled=True, nopass=True, commands=["+@all", "-wait"], keys=["*"])
+        try:
+            url = server_url.replace("unix://", "unix://clerk:any@")
+            assert inspect_server(url).warnings
+            with pytest.raises(PreflightError, match=r"forbids WAIT to this user.*\(ACL SETUSER … \+wait\)"):
+                inspect_server(url, wait_replicas=1)
+        finally:
+            client.acl_deluser("clerk")
+
+
 def test_says_that_a_server_is_still_loading() -> None:
     with speaking({b"INFO": b"-LOADING Redis is loading the dataset in memory\r\n"}) as url:
         assert "is still loading its data: start again when it has finished" in refusal(url)

@@ -39,6 +39,7 @@ def test_with_nothing_set_the_service_runs_on_loopback_with_the_embedded_server(
         timezone=ZoneInfo("UTC"),
         staff_token=None,
         ticket_life_ms=8 * 3_600_000,
+        wait_replicas=0,
     )
     assert settings.protected
 
@@ -55,6 +56,7 @@ def test_every_variable_may_be_set() -> None:
         TIMEZONE="Europe/Berlin",
         STAFF_TOKEN=TOKEN,
         TICKET_LIFE="90m",
+        WAIT_REPLICAS="2",
     )
     assert settings == Settings(
         host="0.0.0.0",
@@ -68,6 +70,7 @@ def test_every_variable_may_be_set() -> None:
         timezone=ZoneInfo("Europe/Berlin"),
         staff_token=TOKEN,
         ticket_life_ms=90 * 60_000,
+        wait_replicas=2,
     )
     assert not settings.protected
 
@@ -162,6 +165,8 @@ def test_a_misspelt_variable_does_not_pass_silently(typo: str, closest: str) -> 
         ("TICKET_LIFE", "1.5h"),
         ("TICKET_LIFE", "366d"),
         ("TICKET_LIFE", "\u0668h"),
+        ("WAIT_REPLICAS", "17"),
+        ("WAIT_REPLICAS", "all"),
     ],
 )
 def test_a_bad_value_is_refused_with_what_it_may_be(name: str, text: str) -> None:
@@ -316,6 +321,17 @@ def test_a_programme_file_stands_alone(tmp_path: Path) -> None:
         f"MATINEE_{name} must be unset where MATINEE_PROGRAMME is: that file says it for each theatre"
         for name in ("TIMINGS", "CAPACITY", "TIMEZONE")
     ]
+
+
+# One server
+
+
+def test_the_embedded_server_has_no_replicas_to_wait_for() -> None:
+    assert complaints(WAIT_REPLICAS="1") == [
+        "MATINEE_WAIT_REPLICAS must be 0 while MATINEE_REDIS_URL is unset: the embedded server has no replicas"
+    ]
+    assert read(WAIT_REPLICAS="0").wait_replicas == 0
+    assert read(WAIT_REPLICAS="1", REDIS_URL="redis://redis.example").wait_replicas == 1
 
 
 @given(
