@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from conftest import start_server
+from servers import start_server
 
 
 def wait_until(condition: Callable[[], object]) -> None:
