@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from msgspec import UNSET
 
 from service.errors import FieldError, InvalidInput
 from service.lean import whole_body
@@ -38,7 +39,7 @@ class Reader(Generic[RequestT]):
     ) -> None:
         self._decode = msgspec.json.Decoder(struct).decode
         self._struct = struct
-        self._rules = tuple(rules.items())
+        self._rules = rules
         self._forms = forms
         fields = msgspec.structs.fields(struct)
         self._known = [field.name for field in fields]
@@ -49,26 +50,30 @@ class Reader(Generic[RequestT]):
 
         Raises HttpError (400, 408, 413, 415) and InvalidInput.
         """
-        is_form = self._check_media_type(request)
-        body = await read_body(request)
+        is_form = self._is_form(request.headers)
+        body = whole_body(request)
+        if body is None:
+            body = await _wait_for_body(request)
+        elif len(body) > BODY_LIMIT:
+            raise _too_large()
         if is_form:
-            return self._checked(self._struct, _decode_form(body))
+            return self._checked(_decode_form(body))
         try:
             struct = self._decode(body)
-            for name, rule in self._rules:
+            for name, rule in self._rules.items():
                 written = getattr(struct, name)
-                if written is not msgspec.UNSET and (kept := rule(written)) is not written:
+                if written is not UNSET and (kept := rule(written)) is not written:
                     setattr(struct, name, kept)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
             # The quick way stops at the first bad field; the client is owed all of them.
-            return self._checked(self._struct, _decode_json(body))
+            return self._checked(_decode_json(body))
         return struct
 
-    def _check_media_type(self, request: web.Request) -> bool:
-        headers = request.headers
-        if "Content-Encoding" in headers:
+    def _is_form(self, headers: Mapping[str, str]) -> bool:
+        """Whether the body is a form, else JSON. Raises HttpError 415."""
+        if hdrs.CONTENT_ENCODING in headers:
             raise HttpError("unsupported_media_type", "Send the body without Content-Encoding.")
-        media_type = headers.get("Content-Type", "")
+        media_type = headers.get(hdrs.CONTENT_TYPE, "")
         if media_type == JSON:
             return False
         media_type = media_type.partition(";")[0].strip().lower()
@@ -79,12 +84,11 @@ class Reader(Generic[RequestT]):
         also = f" or {FORM}" if self._forms else ""
         raise HttpError("unsupported_media_type", f"Send the body as {JSON}{also}.")
 
-    def _checked(self, struct: type[RequestT], body: Any) -> RequestT:
+    def _checked(self, body: Any) -> RequestT:
         """Check field by field what the quick way refused."""
         if not isinstance(body, dict):
             raise InvalidInput([FieldError("body", f"must be an object with {', '.join(self._known)}")])
         problems = [FieldError(name, "is missing") for name in self._required if name not in body]
-        rules = dict(self._rules)
         kept: dict[str, Any] = {}
         for name, value in body.items():
             if name not in self._known:
@@ -95,25 +99,16 @@ class Reader(Generic[RequestT]):
                 problems.append(FieldError(name, "must be a string"))
             else:
                 try:
-                    kept[name] = rules[name](value)
+                    kept[name] = self._rules[name](value)
                 except ValueError as problem:
                     problems.append(FieldError(name, str(problem)))
         if problems:
             raise InvalidInput(problems)
-        return struct(**kept)
-
-
-async def read_body(request: web.Request) -> bytes:
-    """The whole body, at most BODY_LIMIT bytes. Raises HttpError: 413 over the limit, 408 when it trickles."""
-    body = whole_body(request)
-    if body is None:
-        body = await _wait_for_body(request)
-    if len(body) > BODY_LIMIT:
-        raise _too_large()
-    return body
+        return self._struct(**kept)
 
 
 async def _wait_for_body(request: web.Request) -> bytes:
+    """The body as it comes, at most BODY_LIMIT bytes. Raises HttpError: 413 over the limit, 408 when it trickles."""
     if (request.content_length or 0) > BODY_LIMIT:
         raise _too_large()
     chunks = bytearray()

@@ -36,13 +36,13 @@ def open_lane(app: web.Application, handlers: Mapping[tuple[str, str], Handler])
     """
     by_router = app._handle
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
         handler = handlers.get((request._method, request._message.path))
         if handler is None or hdrs.EXPECT in request.headers:
-            return await by_router(request)
-        return await handler(request)
+            return by_router(request)
+        return handler(request)
 
-    app._handle = handle  # type: ignore[method-assign]  # the server asks the application for it when it starts
+    app._handle = handle  # type: ignore[assignment,method-assign]  # the server asks the application for it when it starts
 
 
 def answer_malformed(app: web.Application, answer: Callable[[], web.StreamResponse]) -> None:
@@ -101,6 +101,8 @@ class Answer(web.Response):
     (HEAD, HTTP/1.0, a cookie, a header added later) it first becomes an ordinary `web.Response`.
     """
 
+    __http_exception__ = False  # aiohttp asks for it; without it here that would go through `__getattr__`
+
     def __init__(self, body: bytes = b"", *, status: int = 200, media_type: str = JSON, headers: Headers = ()) -> None:
         self._status = status
         self._body = self._whole = body
@@ -151,7 +153,9 @@ def _opening(status: int, media_type: str) -> str:
 
 
 def _lines(headers: Headers) -> str:
-    lines = "".join([f"{name}: {value}{CRLF}" for name, value in headers])
-    if lines.count("\r") != len(headers) or lines.count("\n") != len(headers):
-        raise ValueError("a header must not hold a line break")
+    lines = ""
+    for name, value in headers:
+        if not value.isprintable():  # a line break in it would begin another header
+            raise ValueError(f"the header {name} must be printable")
+        lines += f"{name}: {value}{CRLF}"
     return lines

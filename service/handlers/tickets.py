@@ -4,6 +4,7 @@ from hashlib import blake2b
 
 from aiohttp import web
 from msgspec import UNSET
+from multidict import istr
 
 from service import edge, fields
 from service.edge import Reader
@@ -17,6 +18,7 @@ from service.wire import BookRequest, MoveRequest, UserAnswer
 _book_request = Reader(
     BookRequest, {"name": fields.name, "phone": fields.phone, "timing": fields.timing, "theatre": fields.theatre_id}
 )
+_IDEMPOTENCY_KEY = istr("Idempotency-Key")
 _move_request = Reader(MoveRequest, {"timing": fields.timing})
 
 
@@ -101,7 +103,7 @@ def _ticket_phone(request: web.Request, *, staff: bool) -> str | None:
 
 
 def _idempotency(request: web.Request, theatre: Theatre, timing: str, name: str, phone: str) -> Idempotency | None:
-    written = request.headers.get("Idempotency-Key")
+    written = request.headers.get(_IDEMPOTENCY_KEY)
     if written is None:
         return None
     key = edge.field("Idempotency-Key", fields.idempotency_key, written)
