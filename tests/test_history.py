@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from service.store import Store
 from tests.fault_proxy import FaultProxy
 from tests.history.calls import Call
 from tests.history.checker import check
-from tests.history.crowd import Crowd, open_labels
+from tests.history.crowd import Crowd, Person, open_labels
 from tests.history.ending import Ending, Stored, read_ending
 from tests.history.journal import Change, attest, read_journal
 from tests.history.store_window import StoreWindow
@@ -41,7 +42,9 @@ async def played(pool: ConnectionPool, answers: int, *, people: int = 64, seed: 
     await pipeline.open()
     store = Store(pipeline, programme)
     calls: list[Call] = []
-    async with Crowd(lambda: StoreWindow(store, programme), calls, random.Random(seed), LABELS, people) as crowd:
+    numbers = itertools.count(1)
+    everybody = [Person(StoreWindow(store, programme), calls, numbers) for _ in range(people)]
+    async with Crowd(everybody, calls, random.Random(seed), LABELS) as crowd:
         await crowd.answers(answers)
     await pipeline.close()
     return calls

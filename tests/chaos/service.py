@@ -53,7 +53,6 @@ class Service:
             "MATINEE_DATA_DIR": str(self.data_dir),
             "MATINEE_WORKERS": str(workers),
             "MATINEE_TIMINGS": ",".join(TIMINGS),
-            "MATINEE_CAPACITY": str(CAPACITY),
             **({"MATINEE_REDIS_URL": redis_url} if redis_url else {}),
             **(environment or {}),
         }

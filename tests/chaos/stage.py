@@ -35,10 +35,11 @@ from tests.chaos.client import Client, HttpWindow
 from tests.chaos.service import CAPACITY, TIMINGS, Service, Valkey
 from tests.history.calls import Call
 from tests.history.checker import check
-from tests.history.crowd import Crowd, open_labels
+from tests.history.crowd import Crowd, Person, open_labels
 from tests.history.ending import read_ending
 from tests.history.journal import attest, read_journal
 
+DEADLINE_S = 2.0  # of a command to Redis
 SHOWN_VIOLATIONS = 20  # of one check; the rest is counted
 
 
@@ -81,6 +82,7 @@ class Stage:
         self.violations: list[str] = []
         self.calls: list[Call] = []
         self.clients: list[Client] = []  # of the crowds
+        self.labels = open_labels(TIMINGS)
         self._numbers = itertools.count(1)
         self._folders = 0
 
@@ -107,6 +109,7 @@ class Stage:
         workers: int = 2,
         store: Valkey | None = None,
         redis_url: str | None = None,
+        capacity: int = CAPACITY,
         environment: Mapping[str, str] | None = None,
         checks: bool = True,
     ) -> AsyncIterator[Service]:
@@ -116,13 +119,15 @@ class Stage:
         proxy is between.
         """
         url = redis_url or (store.url if store else None)
+        environment = {"MATINEE_CAPACITY": str(capacity), **(environment or {})}
         service = Service(self.new_folder(), workers=workers, redis_url=url, environment=environment)
         try:
             await service.start()
             yield service
             await service.ready()
             if checks:
-                self.check(store.url if store else service.store_url, store.folder if store else service.data_dir)
+                place = (store.url, store.folder) if store else (service.store_url, service.data_dir)
+                self.check(*place, capacity)
         finally:
             service.stop()
 
@@ -136,29 +141,35 @@ class Stage:
         finally:
             valkey.stop()
 
+    def person(self, service: Service, timeout_s: float = 10.0) -> Person:
+        """One caller at a service, with a connection of their own."""
+        self.clients.append(Client(service.port, timeout_s))
+        return Person(HttpWindow(self.clients[-1]), self.calls, self._numbers)
+
     def crowd(self, service: Service, people: int = 32, timeout_s: float = 10.0) -> Crowd:
         """A crowd at a service; a block of its own."""
-
-        def window() -> HttpWindow:
-            self.clients.append(Client(service.port, timeout_s))
-            return HttpWindow(self.clients[-1])
-
-        return Crowd(window, self.calls, self.dice, open_labels(TIMINGS), people, self._numbers)
+        return Crowd([self.person(service, timeout_s) for _ in range(people)], self.calls, self.dice, self.labels)
 
     def outcomes(self) -> Counter[str]:
         """How many calls were done, refused and unknown."""
         return Counter(call.outcome for call in self.calls)
 
-    def check(self, url: str, folder: Path) -> None:
+    def expect_prompt_answers(self) -> None:
+        """No request waited longer than the deadline of Redis twice (a move looks first) and what a machine adds."""
+        longest = max(call.longest_s for call in self.calls)
+        self.figures["longest wait for an answer, s"] = round(longest, 2)
+        self.expect(longest < 2 * DEADLINE_S + 1, f"a client waited {longest:.1f} s for an answer")
+
+    def check(self, url: str, folder: Path, capacity: int = CAPACITY) -> None:
         """Hold what the clients were told against the append-only file in `folder` and against what is stored.
 
         Nobody may book meanwhile, and the store must have been empty at the beginning.
         """
         with redis.Redis.from_url(url) as client:
             ending = read_ending(client)
-            books = audit(client, {"main": CAPACITY})
+            books = audit(client, {"main": capacity})
         self._found(attest(self.calls, read_journal(folder / "appendonlydir")))
-        self._found(check(self.calls, ending, CAPACITY))
+        self._found(check(self.calls, ending, capacity))
         self._found([str(disagreement) for disagreement in books.disagreements])
 
     def _found(self, violations: list[str]) -> None:

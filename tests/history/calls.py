@@ -13,7 +13,7 @@ class Call(msgspec.Struct):
 
     `showtime` is the one booked, moved to, cancelled at, or looked at; `left` the one a move leaves. `sent` and
     `answered` are seconds of one monotonic clock; for a request that was repeated with its Idempotency-Key, the first
-    sending and the last answer. `versions` are those that a change gave its showtimes, `seen` is how many seats an
+    sending and the last answer; `longest_s` is the wait for one of these. `versions` are those that a change gave its showtimes, `seen` is how many seats an
     answer said are booked, `told` the name and showtime that it gave for a ticket.
     """
 
@@ -25,6 +25,7 @@ class Call(msgspec.Struct):
     name: str = ""
     phone: str = ""
     answered: float = float("inf")
+    longest_s: float = 0.0
     outcome: Outcome = "unknown"
     code: str = ""
     versions: dict[str, int] = msgspec.field(default_factory=dict)

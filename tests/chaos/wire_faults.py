@@ -1,0 +1,225 @@
+"""Faults on the way between the web processes and Redis."""
+
+import asyncio
+import time
+
+from tests.chaos.service import until
+from tests.chaos.stage import Stage, scenario
+from tests.fault_proxy import FaultProxy
+from tests.history.crowd import Person
+
+LOSSES = (1, 1, 1, 2, 3)  # replies of one booking that are lost in a row
+
+
+@scenario(
+    "lost-replies",
+    failure="the connection is cut after a booking was sent and before its reply, 1,000 times in turn",
+    promise="the client repeats with its key and holds one ticket; as many tickets as guests",
+    quick=True,
+)
+async def lost_replies(stage: Stage) -> None:
+    bookings = stage.times(1000)
+    with stage.valkey() as valkey:
+        async with (
+            FaultProxy(valkey.url) as proxy,
+            stage.service(workers=1, store=valkey, redis_url=proxy.url, capacity=100) as service,
+        ):
+            person = stage.person(service)
+            gone = 0
+            for number in range(bookings):
+                following = proxy.script_calls + 1
+                proxy.lost = range(following, following + stage.dice.choice(LOSSES))
+                # Every other time the client's own connection goes as well, and the client has to ask again.
+                proxy.when_lost = stage.clients[0].close if number % 2 else lambda: None
+                gone += number % 2
+                await person.book(stage.labels[number % len(stage.labels)], with_key=True)
+            tickets = {call.ticket_id for call in stage.calls if call.outcome == "done"}
+            stage.figures |= {
+                "bookings": bookings,
+                "tickets": len(tickets),
+                "answers the client lost too": gone,
+                "connections to Redis": proxy.connections,
+            }
+            stage.expect(len(tickets) == bookings, f"{bookings} bookings, {len(tickets)} tickets")
+
+
+@scenario(
+    "late-duplicates",
+    failure="a lost connection's command reaches Redis long after its repeat was answered",
+    promise="it takes no seat: not after a cancellation, a move, a repeat with the key, or a later booking of the seat",
+    quick=True,
+)
+async def late_duplicates(stage: Stage) -> None:
+    with stage.valkey() as valkey:
+        async with (
+            FaultProxy(valkey.url) as proxy,
+            stage.service(workers=1, store=valkey, redis_url=proxy.url) as service,
+        ):
+            people = [stage.person(service) for _ in range(4)]
+            late = 0
+            for number in range(stage.times(60)):
+                here, there = stage.dice.sample(stage.labels, 2)
+                story = _STORIES[number % len(_STORIES)]
+                await story(proxy, people, here, there)
+                released = await proxy.release()
+                late += released
+                stage.expect(released, f"{story.__name__}: no command came late")
+            stage.figures["commands that came late"] = late
+
+
+def _hold_next(proxy: FaultProxy, skip: int = 0) -> None:
+    """Hold the next script call, or the one after so many, on its way."""
+    proxy.held = {proxy.script_calls + 1 + skip}
+
+
+async def _cancelled(proxy: FaultProxy, people: list[Person], here: str, _: str) -> None:
+    _hold_next(proxy)
+    await people[0].cancel(await people[0].book(here))
+
+
+async def _moved(proxy: FaultProxy, people: list[Person], here: str, there: str) -> None:
+    _hold_next(proxy)
+    await people[0].move(await people[0].book(here), there)
+
+
+async def _moved_and_cancelled(proxy: FaultProxy, people: list[Person], here: str, there: str) -> None:
+    _hold_next(proxy)
+    await people[0].cancel(await people[0].move(await people[0].book(here, with_key=True), there))
+
+
+async def _taken_by_others(proxy: FaultProxy, people: list[Person], here: str, _: str) -> None:
+    _hold_next(proxy)
+    await people[0].cancel(await people[0].book(here))
+    await asyncio.gather(*(person.book(here) for person in people))
+
+
+async def _a_move_moved_back(proxy: FaultProxy, people: list[Person], here: str, there: str) -> None:
+    booked = await people[0].book(here)
+    _hold_next(proxy, skip=1)  # the first is the look before the move
+    await people[0].move(await people[0].move(booked, there), here)
+
+
+async def _a_move_cancelled(proxy: FaultProxy, people: list[Person], here: str, there: str) -> None:
+    booked = await people[0].book(here)
+    _hold_next(proxy, skip=1)
+    await people[0].cancel(await people[0].move(booked, there))
+
+
+async def _a_cancellation(proxy: FaultProxy, people: list[Person], here: str, _: str) -> None:
+    booked = await people[0].book(here)
+    _hold_next(proxy, skip=1)
+    await people[0].cancel(booked)
+    await people[1].book(here)
+
+
+_STORIES = (
+    _cancelled,
+    _moved,
+    _moved_and_cancelled,
+    _taken_by_others,
+    _a_move_moved_back,
+    _a_move_cancelled,
+    _a_cancellation,
+)
+
+
+@scenario(
+    "late-after-giving-up",
+    failure="the same, and the client had no answer, and repeated with its key",
+    promise="the late command takes no second seat",
+)
+async def late_after_giving_up(stage: Stage) -> None:
+    with stage.valkey() as valkey:
+        async with (
+            FaultProxy(valkey.url) as proxy,
+            stage.service(workers=1, store=valkey, redis_url=proxy.url, capacity=100) as service,
+        ):
+            person = stage.person(service)
+            client = stage.clients[-1]
+            for _ in range(stage.times(100)):
+                # Both the command and its repeat are held; the client hangs up and asks again with its key.
+                proxy.held = {proxy.script_calls + 1, proxy.script_calls + 2}
+                hung_up = asyncio.create_task(_hang_up(proxy, client, len(proxy.held)))
+                await person.book(stage.dice.choice(stage.labels), with_key=True)
+                await hung_up
+                await proxy.release()
+
+
+async def _hang_up(proxy: FaultProxy, client, calls: int) -> None:
+    goal = proxy.script_calls + calls
+    await until(lambda: proxy.script_calls >= goal, "the repeat")
+    client.close()
+
+
+@scenario(
+    "slow-network",
+    failure="100 ms each way to Redis, and up to 50 ms more at random",
+    promise="slower answers, and every one of them right; commands share the way, so a crowd is served",
+)
+async def slow_network(stage: Stage) -> None:
+    with stage.valkey() as valkey:
+        proxy = FaultProxy(valkey.url, delay_s=lambda: 0.1 + stage.dice.random() * 0.05)
+        async with (
+            proxy,
+            stage.service(workers=1, store=valkey, redis_url=proxy.url) as service,
+            stage.crowd(service, people=100) as crowd,
+        ):
+            began, answered = time.monotonic(), crowd.answered
+            await crowd.answers(stage.times(3000))
+            stage.figures["answers a second"] = round((crowd.answered - answered) / (time.monotonic() - began))
+        stage.expect(stage.outcomes()["unknown"] == 0, "an outcome was unknown, and no connection was lost")
+
+
+@scenario(
+    "half-open",
+    failure="the connection to Redis falls silent: nothing arrives, and nothing says so",
+    promise="what was under way is answered as unknown within the deadline of 2 s; a new connection serves",
+)
+async def half_open(stage: Stage) -> None:
+    with stage.valkey() as valkey:
+        async with (
+            FaultProxy(valkey.url) as proxy,
+            stage.service(workers=1, store=valkey, redis_url=proxy.url) as service,
+            stage.crowd(service) as crowd,
+        ):
+            slowest = 0.0
+            for _ in range(stage.times(5)):
+                await crowd.answers(300)
+                proxy.silence()
+                slowest = max(slowest, await crowd.recovers())
+            stage.figures["slowest return, s"] = slowest
+        stage.expect(slowest < 5, f"it took {slowest} s to serve again")
+    stage.expect_prompt_answers()
+
+
+@scenario(
+    "connections-killed",
+    failure="CLIENT KILL of every connection, again and again under load",
+    promise="what they carried is replayed; nobody notices",
+    quick=True,
+)
+async def connections_killed(stage: Stage) -> None:
+    await _under_commands(stage, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    stage.expect(stage.outcomes()["unknown"] == 0, "an outcome was unknown, and it could have been replayed")
+
+
+@scenario(
+    "scripts-flushed",
+    failure="SCRIPT FLUSH, again and again under load",
+    promise="the scripts are loaded anew inside the request; nobody notices",
+    quick=True,
+)
+async def scripts_flushed(stage: Stage) -> None:
+    await _under_commands(stage, "SCRIPT", "FLUSH")
+    stage.expect(stage.outcomes()["unknown"] == 0, "an outcome was unknown, and no connection was lost")
+
+
+async def _under_commands(stage: Stage, *command: str) -> None:
+    with stage.valkey() as valkey:
+        async with stage.service(store=valkey) as service, stage.crowd(service) as crowd:
+            for _ in range(stage.times(30)):
+                await crowd.answers(stage.dice.randrange(40, 160))
+                valkey.client.execute_command(*command)
+            await crowd.recovers()
+    refused = {call.code for call in stage.calls if call.outcome == "refused"} - {"sold_out"}
+    stage.expect(not refused, f"refused with {refused}")
