@@ -13,8 +13,9 @@ class Call(msgspec.Struct):
 
     `showtime` is the one booked, moved to, cancelled at, or looked at; `left` the one a move leaves. `sent` and
     `answered` are seconds of one monotonic clock; for a request that was repeated with its Idempotency-Key, the first
-    sending and the last answer; `longest_s` is the wait for one of these. `versions` are those that a change gave its showtimes, `seen` is how many seats an
-    answer said are booked, `told` the name and showtime that it gave for a ticket.
+    sending and the last answer; `longest_s` is the longest wait for one of its answers. `versions` are those that a
+    change gave its showtimes, `seen` is how many seats an answer said are booked, `told` the name and showtime that
+    it gave for a ticket.
     """
 
     kind: Kind
