@@ -54,6 +54,7 @@ CONNECT_S = 2.0  # a whole attempt: connect, TLS, log in, load the scripts; some
 PROBE_EVERY_S = 0.4
 READY_WITHIN_S = 0.9  # silence that makes `ready` false: two probes, and within the second that is promised
 TICK_S = 0.05  # how late a deadline may be noticed
+STEPS = 16  # of the back-off; redis-py computes 2 to their power, and cannot beyond 1023
 STEADY_S = 1.0  # a connection that lived so long was a good one: back-off starts anew
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 ROUND_TRIP_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
@@ -267,7 +268,7 @@ class Pipeline:
                     self._go_away(trouble)
                 if not isinstance(trouble, _AwayError) or self._loop.time() - connected_at > STEADY_S:
                     failures = 0
-            failures += 1
+            failures = min(failures + 1, STEPS)
             await asyncio.sleep(backoff.compute(failures))
 
     async def _connect(self) -> Connection:

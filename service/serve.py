@@ -49,6 +49,7 @@ BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at ne
 PORT_WAIT_S = 3.0  # the web processes of a killed master leave within about two seconds
 YOUNG_S = 10.0  # a process that ends younger than this is not started again at once
 SLOWEST_RESTART_S = 30.0
+STEPS = 16  # of the back-off; redis-py computes 2 to their power, and cannot beyond 1023
 REWRITE_CHECK_S = 600.0
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -294,7 +295,7 @@ class Patience:
 
     def lost(self, lived_s: float) -> None:
         """A process ended after so many seconds."""
-        self._young_ends = self._young_ends + 1 if lived_s < YOUNG_S else 0
+        self._young_ends = min(self._young_ends + 1, STEPS) if lived_s < YOUNG_S else 0
         if self._young_ends > 1:
             pause_s = ExponentialBackoff(SLOWEST_RESTART_S, 0.5).compute(self._young_ends - 1)
             self._waits_until = time.monotonic() + pause_s

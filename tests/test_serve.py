@@ -442,5 +442,8 @@ def test_patience_grows_while_new_processes_die_young(monkeypatch: pytest.Monkey
             now += 0.5
         waits.append(now - began)
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30, 30]
+    for _ in range(1100):  # nine hours of it
+        patience.lost(lived_s=1)
+    now += 30
     patience.lost(lived_s=3600)
     assert patience.is_over, "one that lived long is replaced at once again"
