@@ -9,6 +9,7 @@ from service import openapi
 from service.box_office import BoxOffice
 from service.edge import BODY_LIMIT
 from service.handlers.desk import Desk
+from service.live import Live
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.programme import Programme
@@ -26,12 +27,16 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
     pipeline = Pipeline(pool, replicas=settings.wait_replicas)
     metrics = Metrics(pipeline)
     store = Store(pipeline, programme)
+    box_office = BoxOffice(store, programme)
+    live = Live(box_office)
+    metrics.listeners = lambda: live.listeners
     desk = Desk(
-        box_office=BoxOffice(store, programme),
+        box_office=box_office,
         programme=programme,
         gate=Gate(settings.staff_token),
         store=store,
         metrics=metrics,
+        live=live,
         openapi=openapi.document(),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
@@ -45,6 +50,7 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
 
     async def begin_draining(_app: web.Application) -> None:
         desk.draining = True
+        live.end()
 
     app.cleanup_ctx.append(connection)
     app.on_shutdown.append(begin_draining)

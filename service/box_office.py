@@ -162,6 +162,18 @@ class BoxOffice:
             date = datetime.datetime.fromtimestamp(self._store.now_ms() / 1000, theatre.timezone).date()
         return await self._store.availability(self._programme.showtimes_on(theatre, date))
 
+    async def coming_showtimes(self, theatre: Theatre) -> list[Availability]:
+        """The seats of every showtime from today at the theatre to the last day that can be booked, at one moment."""
+        now_ms = self._store.now_ms()
+        first, last = (
+            datetime.datetime.fromtimestamp(at_ms / 1000, theatre.timezone).date()
+            for at_ms in (now_ms, now_ms + HORIZON_MS)
+        )
+        dates = [first + datetime.timedelta(days=day) for day in range((last - first).days + 1)]
+        return await self._store.availability(
+            [showtime for date in dates for showtime in self._programme.showtimes_on(theatre, date)]
+        )
+
     async def next_showtimes(self, theatre: Theatre) -> list[Availability]:
         """The seats of the next showtime of each timing, in order of their start."""
         now_ms = self._store.now_ms()

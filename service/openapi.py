@@ -6,6 +6,7 @@ import msgspec
 
 from service import __version__, fields, problems, wire
 from service.handlers import theatres
+from service.lean import JSON
 from service.routes import ROUTES, Route
 
 _SECURITY = {
@@ -59,6 +60,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Only theatres whose name contains this, whatever its case and accents: `koln` finds Köln.",
         "schema": {"type": "string", "minLength": 1, "maxLength": fields.NAME_LENGTH},
         "example": "koln",
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "The id of the last event the client saw: no snapshot while that is the current one.",
+        "schema": {"type": "string"},
     },
     "If-None-Match": {
         "in": "header",
@@ -147,18 +153,17 @@ def _responses(route: Route) -> dict[str, Any]:
 
 
 def _success(route: Route) -> dict[str, Any]:
-    if route.text:
-        return {"description": "Text for Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    if route.status == 204:  # noqa: PLR2004  No Content
+        return {"description": "Done."}
     if route.answer is None:
-        if route.status == 204:  # noqa: PLR2004  No Content
-            return {"description": "Done."}
-        return {"description": "An OpenAPI document.", "content": {"application/json": {"schema": {"type": "object"}}}}
+        schema = {"type": "object" if route.media_type == JSON else "string"}
+        return {"description": "Done.", "content": {route.media_type: {"schema": schema}}}
     response: dict[str, Any] = {
         "description": (route.answer.__doc__ or "").partition("\n")[0],
         "content": {"application/json": {"schema": _reference(route.answer)}},
     }
-    if route.csv:
-        response["content"]["text/csv"] = {"schema": {"type": "string"}}
+    for media_type in route.also:
+        response["content"][media_type] = {"schema": {"type": "string"}}
     headers: dict[str, Any] = {}
     if route.conditional:
         headers["ETag"] = {"description": "Changes with the answer.", "schema": {"type": "string"}}

@@ -35,6 +35,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "internal": (500, "Something went wrong in the service"),
     "unavailable": (503, "Unavailable: nothing was done"),
     "outcome_unknown": (503, "Outcome unknown"),
+    "too_many_listeners": (503, "Too many listeners"),
 }
 
 # After these the rest of the body is still on its way; to read it would be to let the client choose how much we read.

@@ -10,8 +10,9 @@ from aiohttp import hdrs, web
 
 from service import lean, problems, wire
 from service.errors import MatineeError
-from service.handlers import classic, operations, showtimes, theatres, tickets
+from service.handlers import classic, live, operations, showtimes, theatres, tickets
 from service.handlers.desk import Desk
+from service.lean import JSON
 from service.metrics import RouteTally
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,9 @@ _TICKET = ("invalid_input", "ticket_not_found", "ticket_expired")
 class Route(msgspec.Struct, frozen=True):
     """One method of one path. The first line of the handler's docstring is its summary.
 
-    `answer` is the struct of the answer with `status`, None for one without a body. `codes` are the problems it may
-    answer with, besides those that follow from the rest. `parameters` are names of query parameters and headers.
+    `answer` is the struct of the answer with `status`, None for one that is no struct. `media_type` is what it is
+    written as, and `also` what a client may have instead by `Accept`. `codes` are the problems it may answer with,
+    besides those that follow from the rest. `parameters` are names of query parameters and headers.
     """
 
     method: str
@@ -48,8 +50,8 @@ class Route(msgspec.Struct, frozen=True):
     parameters: tuple[str, ...] = ()
     forms: bool = False
     conditional: bool = False
-    csv: bool = False
-    text: bool = False
+    media_type: str = JSON
+    also: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[str]:
@@ -88,6 +90,16 @@ ROUTES: tuple[Route, ...] = (
         parameters=("date", "If-None-Match"),
         conditional=True,
     ),
+    # Before the route of one showtime, whose pattern it fits.
+    Route(
+        "GET",
+        "/v1/theatres/{theatre}/showtimes/stream",
+        live.stream,
+        None,
+        (*_READ, "too_many_listeners", "theatre_not_found", "invalid_input"),
+        parameters=("date", "Last-Event-ID"),
+        media_type="text/event-stream",
+    ),
     Route(
         "GET",
         _SHOWTIME,
@@ -104,7 +116,7 @@ ROUTES: tuple[Route, ...] = (
         wire.TicketsAnswer,
         (*_READ, "theatre_not_found", "showtime_not_found", "invalid_input"),
         access="box office",
-        csv=True,
+        also=("text/csv",),
     ),
     Route(
         "POST",
@@ -199,7 +211,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/livez", operations.alive, wire.HealthAnswer),
     Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ),
-    Route("GET", "/metrics", operations.metrics, None, access="box office", text=True),
+    Route("GET", "/metrics", operations.metrics, None, access="box office", media_type="text/plain"),
     Route("GET", "/openapi.json", operations.openapi, None),
 )
 

@@ -1,5 +1,7 @@
 """What goes over the wire: request and answer structs, and their decoders and encoder, built once."""
 
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Annotated, Literal, Self
 
 import msgspec
@@ -201,6 +203,16 @@ class ShowtimesAnswer(msgspec.Struct):
     """Showtimes in order of their start."""
 
     showtimes: list[ShowtimeAnswer]
+
+
+def fingerprint(seats: Sequence[Availability]) -> str:
+    """What an answer about seats depends on, in 24 characters: ETags and the ids of live events are made of it."""
+    parts: list[object] = []
+    for each in seats:
+        showtime = each.showtime
+        parts += (showtime.starts_ms, showtime.film, showtime.theatre.capacity)
+        parts += (each.booked, each.version, each.status)
+    return blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 
 class WelcomeAnswer(msgspec.Struct):

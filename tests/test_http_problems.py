@@ -31,6 +31,7 @@ ELSEWHERE = {
     "malformed_request": "test_lean",
     "unavailable": "test_http_outage",
     "outcome_unknown": "test_http_outage",
+    "too_many_listeners": "test_live",
 }
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 from service import edge, fields
 from service.box_office import BoxOffice
 from service.lean import Answer, Headers
+from service.live import Live
 from service.metrics import Metrics
 from service.model import Theatre, Ticket
 from service.programme import Programme
@@ -22,6 +23,7 @@ class Desk(msgspec.Struct):
     gate: Gate
     store: Store
     metrics: Metrics
+    live: Live
     openapi: bytes
     draining: bool = False
 

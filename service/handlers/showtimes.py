@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
 import msgspec
 from aiohttp import web
@@ -19,6 +18,7 @@ from service.wire import (
     TicketAnswer,
     TicketsAnswer,
     WelcomeAnswer,
+    fingerprint,
 )
 
 # A browser may keep the seats but must ask each time whether they changed; the answer is then a 304.
@@ -73,21 +73,12 @@ def _label(request: web.Request) -> str:
 
 def _unless_known(request: web.Request, seats: Sequence[Availability], build: Callable[[], msgspec.Struct]) -> Answer:
     """304 where the client's copy is the current one, without building a body."""
-    etag = _etag(seats)
+    etag = f'"{fingerprint(seats)}"'
     headers: Headers = (("ETag", etag), *_REVALIDATE)
     known = request.headers.get("If-None-Match")
     if known is not None and (known == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))):
         return Answer(status=304, headers=headers)
     return json_answer(build(), headers=headers)
-
-
-def _etag(seats: Sequence[Availability]) -> str:
-    """What an answer about seats depends on: showtimes, films, versions, capacities, and which are open."""
-    parts = [
-        f"{each.showtime.starts_ms}.{each.showtime.film}.{each.version}.{each.showtime.theatre.capacity}.{each.status}"
-        for each in seats
-    ]
-    return f'"{blake2b("/".join(parts).encode(), digest_size=12).hexdigest()}"'
 
 
 def _csv(answers: Sequence[TicketAnswer], filename: str) -> Answer:
