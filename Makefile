@@ -50,6 +50,9 @@ bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QU
 bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails where it has become dearer
 	@$(PYTHON) -m loadtests.path $(call option,ROUNDS,rounds) $(if $(RECORD),--record)
 
+bench-live: $(VENV)/.dev ## measure live seats: from booking to event, and what listeners cost; LISTENERS=, ROUNDS=
+	@$(PYTHON) -m loadtests.live $(call option,LISTENERS,listeners) $(call option,ROUNDS,rounds)
+
 clean: ## remove the virtual environment and the caches; the tickets in data/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

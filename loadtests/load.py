@@ -11,14 +11,12 @@ import math
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -27,14 +25,12 @@ import msgspec
 import redis
 
 from loadtests.books import Receipts, Report, audit
+from loadtests.starter import ROOT, STOPPED_WITHIN_S, LoadError, Service, running, started, tail
 from service.settings import CAPACITY_MAX
 
-ROOT = Path(__file__).parent.parent
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"
 REPORTS = ROOT / "loadtests" / "reports"
 
-READY_WITHIN_S = 30
-STOPPED_WITHIN_S = 30
 ARRIVALS_SHARE = 0.1  # of the time, in which all users come
 LAST_ANSWERS_WITHIN_S = 15
 # A request whose client has gone may still be at work in the service, at most for its own deadline.
@@ -42,10 +38,6 @@ SETTLED_AFTER_S = 3
 
 SPARE_DESCRIPTORS = 200
 SHOWN_DISAGREEMENTS = 20
-
-
-class LoadError(Exception):
-    """The load could not be put on; says why in a line for people."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -72,13 +64,6 @@ SCENARIOS = {
     # Seats for all, but not at the popular showtimes.
     "day": Scenario("MixedDay", ("main", "studio", "open-air"), ("11:00", "14:00", "17:00", "20:00"), 4 / 19, 1.2),
 }
-
-
-class Service(msgspec.Struct, frozen=True):
-    """A service that runs: where it listens, and its embedded server's socket."""
-
-    url: str
-    redis_url: str
 
 
 class Line(msgspec.Struct):
@@ -191,12 +176,15 @@ def _run(name: str, scenario: Scenario, options: argparse.Namespace) -> Result:
     print(f"{name}: {options.users:,} users, {options.seconds} s, {showtimes} showtimes of {capacity:,} seats")
     options.reports.mkdir(parents=True, exist_ok=True)
     report = options.reports.resolve() / f"{name}.html"
-    with _temporary_folder() as folder, _service(folder, scenario, capacity) as service:
-        lines, receipts, code = _locust(folder, service, scenario, options, report)
-        if receipts.unanswered or receipts.unsure:
-            time.sleep(SETTLED_AFTER_S)
-        with redis.Redis.from_url(service.redis_url) as client:
-            books = audit(client, dict.fromkeys(scenario.theatres, capacity), receipts)
+    with _temporary_folder() as folder:
+        programme = folder / "programme.toml"
+        programme.write_text(_programme(scenario, capacity), encoding="utf-8")
+        with started(folder, MATINEE_PROGRAMME=str(programme)) as service:
+            lines, receipts, code = _locust(folder, service, scenario, options, report)
+            if receipts.unanswered or receipts.unsure:
+                time.sleep(SETTLED_AFTER_S)
+            with redis.Redis.from_url(service.redis_url) as client:
+                books = audit(client, dict.fromkeys(scenario.theatres, capacity), receipts)
     result = Result(lines, code, books)
     _show(result, report)
     return result
@@ -208,43 +196,10 @@ def _temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextmanager
-def _service(folder: Path, scenario: Scenario, capacity: int) -> Iterator[Service]:
-    """Start a service on a free port of loopback with its data in `folder`; stop it at the end."""
-    programme = folder / "programme.toml"
-    programme.write_text(_programme(scenario, capacity), encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # The caller's own settings stay outside: this load must never reach a database that somebody uses.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MATINEE_")} | {
-        "MATINEE_HOST": "127.0.0.1",
-        "MATINEE_PORT": str(port),
-        "MATINEE_DATA_DIR": str(folder / "data"),
-        "MATINEE_PROGRAMME": str(programme),
-    }
-    log = folder / "service.log"
-    with _running([sys.executable, "-m", "service", "serve"], log, environment) as process:
-        service = Service(f"http://127.0.0.1:{port}", f"unix://{folder / 'data' / 'valkey.sock'}")
-        _wait_until_ready(service, process, log)
-        yield service
-
-
 def _programme(scenario: Scenario, capacity: int) -> str:
     timings = ", ".join(f'"{timing}"' for timing in scenario.timings)
     facts = f'timezone = "UTC"\ncapacity = {capacity}\ntimings = [{timings}]\n'
     return "\n".join(f'[[theatre]]\nid = "{theatre}"\n{facts}' for theatre in scenario.theatres)
-
-
-def _wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{service.url}/readyz", timeout=2):
-                return
-        except OSError:  # refused, or 503: not yet
-            time.sleep(0.05)
-    fate = "did not get ready" if process.returncode is None else f"stopped with code {process.returncode}"
-    raise LoadError(f"the service {fate}; the end of its log:\n{_tail(log)}")
 
 
 def _locust(
@@ -259,43 +214,17 @@ def _locust(
     command += ["--run-time", f"{options.seconds}s", "--stop-timeout", str(LAST_ANSWERS_WITHIN_S)]
     command += ["--html", str(report), "--json-file", str(statistics)]
     command += ["--seed", str(options.seed), "--receipts", str(receipts)]
-    with _running(command, log, dict(os.environ)) as process:
+    with running(command, log, dict(os.environ)) as process:
         try:
             code = process.wait(options.seconds + LAST_ANSWERS_WITHIN_S + STOPPED_WITHIN_S)
         except subprocess.TimeoutExpired:
-            raise LoadError(f"locust does not end; the end of its log:\n{_tail(log)}") from None
+            raise LoadError(f"locust does not end; the end of its log:\n{tail(log)}") from None
     if not receipts.exists():
-        raise LoadError(f"locust stopped with code {code}; the end of its log:\n{_tail(log)}")
+        raise LoadError(f"locust stopped with code {code}; the end of its log:\n{tail(log)}")
     if code:
-        print(_tail(log), file=sys.stderr)
+        print(tail(log), file=sys.stderr)
     lines = msgspec.json.decode(statistics.with_suffix(".json").read_bytes(), type=list[Line])
     return lines, msgspec.json.decode(receipts.read_bytes(), type=Receipts), code
-
-
-@contextmanager
-def _running(command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process for as long as the block lasts; SIGTERM at the end, SIGKILL where that is not enough.
-
-    It gets a session of its own: Ctrl-C reaches us alone, and we stop locust before the service.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOPPED_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _show(result: Result, report: Path) -> None:
@@ -310,10 +239,6 @@ def _show(result: Result, report: Path) -> None:
     for disagreement in result.books.disagreements[:SHOWN_DISAGREEMENTS]:
         print(f"    {disagreement}")
     print(f"  report: {report}", flush=True)
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ back to any process, also after a restart.
 import asyncio
 import logging
 import random
+import resource
 from collections.abc import Sequence
 
 from service.box_office import BoxOffice
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.25
 HEARTBEAT_S = 15.0  # proxies close a connection on which nothing comes, many after 60 s, some after 30 s
-LISTENERS_MAX = 2000  # per process; each costs a descriptor and some 20 kB
+LISTENERS_MAX = 2000  # per process, and at most half of its file descriptors: bookings need some too
 UNREAD_MAX = 64 * 1024  # bytes that may wait for a client when the next event comes
 AT_ONCE = 50  # clients written to before other requests of the process get their turn, about a millisecond
 # How long a client waits before it comes back, spread so that a restart does not bring all of them at once.
@@ -70,13 +71,13 @@ class Listener:
 
 
 class Live:
-    """The streams of one web process, over all theatres. `looks` counts how often it asked for seats."""
+    """The streams of one web process, over all theatres."""
 
     def __init__(self, box_office: BoxOffice) -> None:
         self._box_office = box_office
         self._feeds: dict[str, _Feed] = {}
         self._ended = False
-        self.looks = 0
+        self._descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     @property
     def listeners(self) -> int:
@@ -86,7 +87,7 @@ class Live:
     @property
     def is_full(self) -> bool:
         """Whether another client would be one too many."""
-        return self.listeners >= LISTENERS_MAX
+        return self.listeners >= min(LISTENERS_MAX, self._descriptors // 2)
 
     async def follow(self, theatre: Theatre, listener: Listener) -> None:
         """Keep a client up to date until it leaves or the process ends.
@@ -119,7 +120,6 @@ class Live:
         beats_at = clock() + HEARTBEAT_S
         while feed.listeners:
             try:
-                self.looks += 1
                 await feed.tell(await self._box_office.coming_showtimes(theatre))
             except StoreTrouble:
                 pass  # the pipeline has told; the next look tries again

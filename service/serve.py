@@ -8,11 +8,13 @@ SIGTERM or Ctrl-C drains the web processes (see `draining`), then stops Valkey; 
 SIGHUP puts new web processes in the place of the old without refusing or losing a request.
 """
 
+import contextlib
 import errno
 import gc
 import importlib.util
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -70,6 +72,7 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # until the master has its own handlers
         signal.signal(number, _leave)
+    _allow_many_connections()
     embedded = None if settings.redis_url else EmbeddedServer.start(settings.data_dir)
     try:
         url = embedded.url if embedded else settings.redis_url
@@ -347,6 +350,14 @@ class WebProcess(GunicornUVLoopWebWorker):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: begin to drain now, not at the next sign of life."""
         self.handle_quit(sig, frame)
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as it goes: each connection is one, and many systems begin with 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS calls its limit infinite and refuses to set it.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

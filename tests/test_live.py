@@ -5,6 +5,8 @@ import contextlib
 import datetime
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +30,12 @@ from service.handlers.live import UNACKNOWLEDGED_MS
 
 STREAM = "/v1/theatres/main/showtimes/stream"
 WAIT_S = 20  # a bound for a hanging test
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the processes of the tests; those of `matinee serve` look as often as they do."""
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.02)
 
 
 class Events:
@@ -365,3 +373,16 @@ async def test_a_restart_ends_streams_at_once_and_they_go_on_with_the_next_proce
         master.terminate()
         assert await again.answer.content.read() == b""
         assert await asyncio.to_thread(master.wait, WAIT_S) == 0
+
+
+def test_the_benchmark_measures_and_says_what() -> None:
+    if shutil.which("wrk") is None:
+        if os.environ.get("CI"):
+            pytest.fail("wrk is missing: in CI that is a failure")
+        pytest.skip("no wrk on this machine (Debian: apt install wrk)")
+    command = [sys.executable, "-m", "loadtests.live", "--listeners", "5", "--seconds", "1", "--rounds", "1"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = re.search(r"from booking to event, otherwise: p50 \d+ ms, p99 \d+ ms, longest \d+ ms \((\d+) ", done.stdout)
+    assert told, done.stdout
+    assert int(told[1]) >= 5

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -154,6 +155,19 @@ def test_says_where_it_listens_and_what_it_uses(make_service: Callable[..., Serv
     assert "programme: main (20 seats, 18:00, UTC)" in lines
     assert "access: protected mode" in lines
     assert "web processes: 2" in lines
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads the limit in Linux's /proc")
+def test_as_many_connections_are_allowed_as_the_system_lets(make_service: Callable[..., Service]) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usual[1] // 2, usual[1]))
+    try:
+        service = make_service().start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    for pid in service.web_processes():
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(rf"^Max open files +{usual[1]} +{usual[1]} ", limits, re.MULTILINE), limits
 
 
 def test_data_survive_a_stop_and_a_start(make_service: Callable[..., Service]) -> None:
