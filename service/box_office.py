@@ -88,9 +88,8 @@ class BoxOffice:
         for _ in range(TRIES):
             found = await self._find(ticket_id)
             _check_phone(found.ticket, phone)
-            to = self._bookable(found.ticket.showtime.theatre, timing, self._store.now_ms())
             try:
-                await self._store.move(found, to)
+                to = await self._move_to(found, timing)
             except Changed:
                 continue
             return msgspec.structs.replace(found.ticket, showtime=to)
@@ -117,7 +116,8 @@ class BoxOffice:
             return await self._store.admit(self._theatre_of(ticket_id), ticket_id)
         except TicketNotFound:
             # Its hash is gone; whether it expired, the showtimes that were over lately know.
-            return await self.ticket(ticket_id)
+            await self.ticket(ticket_id)
+            raise
 
     async def tickets(self, theatre: Theatre, label: str) -> list[Ticket]:
         """All tickets of a showtime, in order of booking. Raises ShowtimeNotFound."""
@@ -185,6 +185,20 @@ class BoxOffice:
         if showtime.beyond_horizon(now_ms):
             raise ShowtimeClosed(f"The showtime {showtime.label} opens for booking 7 days before it starts.")
         return showtime
+
+    async def _move_to(self, found: Found, timing: str) -> Showtime:
+        """Move a ticket to what `timing` means, and return it. Raises Changed besides what `move` raises."""
+        theatre = found.ticket.showtime.theatre
+        to = self._bookable(theatre, timing, self._store.now_ms())
+        try:
+            await self._store.move(found, to)
+        except ShowtimeClosed:
+            if _is_full(timing):
+                raise
+            # As in `book`. Should the ticket's own film be what has begun, the next try says so too.
+            to = self._bookable(theatre, timing, to.starts_ms)
+            await self._store.move(found, to)
+        return to
 
     async def _booked_before(self, theatre: Theatre, ticket_id: str) -> Ticket:
         try:

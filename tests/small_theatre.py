@@ -1,6 +1,7 @@
 """What the tests below HTTP share: a theatre of three seats, a pipeline that can repeat, and a look into Redis."""
 
 import datetime
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -47,6 +48,11 @@ class RepeatingPipeline(Pipeline):
         """The reply to the last change, or to `call`, sent once more."""
         return await super().run(*(call or self.last), mutates=True)
 
+    async def learn_time(self) -> None:
+        """Ask for the server's time now, as it does by itself every 0.4 s."""
+        sent_at = time.monotonic()
+        self._set_clock(await self._own(self._loop.time() + self._deadline_s, "TIME"), sent_at)
+
 
 class House:
     """A store on an empty server, and the server itself behind its back."""
@@ -58,9 +64,9 @@ class House:
         self.redis = redis.asyncio.Redis(connection_pool=pool)
         self.issued = 0
 
-    def with_programme(self, theatre: Theatre = MAIN, ticket_life_ms: int = LIFE_MS) -> "House":
+    def with_programme(self, *theatres: Theatre, ticket_life_ms: int = LIFE_MS) -> "House":
         """The same server and pipeline after the operator has changed the programme."""
-        return House(self.redis.connection_pool, self.pipeline, Programme([theatre], ticket_life_ms))
+        return House(self.redis.connection_pool, self.pipeline, Programme(theatres or [MAIN], ticket_life_ms))
 
     def showtime(self, timing: str = "18:00", days: int = 2) -> Showtime:
         """A showtime of the first theatre, `days` from today."""
