@@ -43,13 +43,15 @@ if admitted_at then
   return {'already_admitted', tonumber(admitted_at)}
 end
 
+local facts = redis.call('HKEYS', KEYS[1])
 local seats = redis.call('HMGET', KEYS[2], 'booked', 'version')
 local version = seats[2] + 1
 
--- DEL first: a server out of memory refuses a script at its first growing write, and a seat must still come free.
-redis.call('DEL', KEYS[1])
+-- ZREM first: a server out of memory refuses a script at its first growing write, and a seat must still come free.
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[2], 'booked', seats[1] - 1, 'version', version)
+-- The fields go and not the key: a node of a cluster that is giving the slot away could not make it again.
 redis.call('HSET', KEYS[1], 'cancelled', ARGV[3], 'version', version)
+redis.call('HDEL', KEYS[1], unpack(facts))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'cancelled', version}
