@@ -10,10 +10,10 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format load chaos bench bench-path clean
+.PHONY: help run test check format load chaos bench bench-path bench-durability clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.run ## start the service on http://127.0.0.1:5000; Ctrl-C stops it
 	@exec $(PYTHON) -m service serve
@@ -46,6 +46,9 @@ chaos: $(VENV)/.dev ## break one thing after the other under load; SEED=, SCENAR
 
 bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
 	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick)
+
+bench-durability: $(VENV)/.dev ## measure what it costs that an answered booking survives; ROUNDS=, SECONDS=, FOLDER=
+	@$(PYTHON) -m loadtests.durability $(call option,ROUNDS,rounds) $(call option,SECONDS,seconds) $(call option,FOLDER,folder)
 
 bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails where it has become dearer
 	@$(PYTHON) -m loadtests.path $(call option,ROUNDS,rounds) $(if $(RECORD),--record)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from service.embedded import EmbeddedServer, holder_of
 from service.preflight import ServerReport, inspect_server
 from service.programme import programme_from
-from service.serve import access, summary
+from service.serve import access, replicas, summary
 from service.settings import Settings
 
 
@@ -22,6 +22,8 @@ def findings(settings: Settings) -> Iterator[str]:
     yield f"role: {report.role}"
     yield f"maxmemory-policy: {report.policy or 'hidden'}"
     yield f"persistence: {report.persistence}"
+    if settings.wait_replicas:
+        yield f"replicas: {replicas(settings, report)}"
     for warning in report.warnings:
         yield f"warning: {warning}"
 
@@ -33,7 +35,7 @@ def _look_at_server(settings: Settings) -> tuple[str, ServerReport]:
         return f"at {report.address}", report
     if holder := holder_of(settings.data_dir):
         return f"embedded, running as process {holder.server_pid}", inspect_server(holder.url)
-    embedded = EmbeddedServer.start(settings.data_dir)
+    embedded = EmbeddedServer.start(settings.data_dir, settings.durability)
     try:
         return f"embedded, data in {embedded.data_dir}", inspect_server(embedded.url)
     finally:

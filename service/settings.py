@@ -9,7 +9,7 @@ import re
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -17,6 +17,8 @@ import msgspec
 
 PREFIX = "MATINEE_"
 TIMING = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")  # [0-9], since \d takes the digits of every script
+Durability = Literal["always", "everysec"]
+DURABILITIES: tuple[Durability, ...] = get_args(Durability)
 CAPACITY_MAX = 100_000
 CAPACITY_DEFAULT = 20
 
@@ -47,7 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
     """What the operator decides. Without a `redis_url` it is the embedded server.
 
     Without a `programme` there is one theatre of `timings` (`HH:MM`, sorted), `capacity` and `timezone`.
-    `ticket_life_ms` is how long after its showtime a ticket is kept. A change is answered once `wait_replicas` have it.
+    `ticket_life_ms` is how long after its showtime a ticket is kept. The embedded server flushes to disk before every
+    answer (`always`) or once a second: its `durability`. A change is answered once `wait_replicas` have it.
     """
 
     host: str
@@ -61,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True):
     timezone: ZoneInfo
     staff_token: str | None
     ticket_life_ms: int
+    durability: Durability
     wait_replicas: int
 
     @classmethod
@@ -263,6 +267,12 @@ def _ticket_life(text: str) -> int:
     return life_ms
 
 
+def _durability(text: str) -> str:
+    if text not in DURABILITIES:
+        raise ValueError(f"must be {' or '.join(DURABILITIES)}")
+    return text
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "host",
@@ -332,6 +342,13 @@ VARIABLES: tuple[Variable, ...] = (
         _ticket_life,
     ),
     Variable(
+        "durability",
+        "MATINEE_DURABILITY",
+        "always",
+        "when the embedded server flushes to disk: always, before every answer, or everysec",
+        _durability,
+    ),
+    Variable(
         "wait_replicas",
         "MATINEE_WAIT_REPLICAS",
         "0",
@@ -354,6 +371,8 @@ def _contradictions(given: Mapping[str, str], values: Mapping[str, Any]) -> Iter
         for name in ("MATINEE_TIMINGS", "MATINEE_CAPACITY", "MATINEE_TIMEZONE"):
             if given.get(name):
                 yield f"{name} must be unset where MATINEE_PROGRAMME is: that file says it for each theatre"
+    if given.get("MATINEE_DURABILITY") and given.get("MATINEE_REDIS_URL"):
+        yield "MATINEE_DURABILITY must be unset where MATINEE_REDIS_URL is: that server's appendfsync says it"
     if values.get("wait_replicas") and not given.get("MATINEE_REDIS_URL"):
         yield "MATINEE_WAIT_REPLICAS must be 0 while MATINEE_REDIS_URL is unset: the embedded server has no replicas"
     if "host" in values and values.get("staff_token", "bad") is None and not is_loopback(values["host"]):

@@ -66,6 +66,7 @@ def main() -> None:
         capacity=20,
         timezone=ZoneInfo("UTC"),
         staff_token=None,
+        durability="everysec",
         wait_replicas=0,
         ticket_life_ms=1000,
     )

@@ -57,8 +57,20 @@ def test_check_tries_the_embedded_server_and_leaves_nothing_running(tmp_path: Pa
     assert "programme: main (20 seats, 18:00 21:00, UTC)" in answer.stdout
     assert f"server: Valkey 9.1.2, embedded, data in {tmp_path}" in answer.stdout
     assert "maxmemory-policy: noeviction" in answer.stdout
-    assert "persistence: append-only file" in answer.stdout
+    assert "persistence: append-only file, flushed before every answer\n" in answer.stdout
     EmbeddedServer.start(tmp_path).stop()  # which the lock would refuse
+
+
+def test_check_says_what_a_power_cut_would_cost(tmp_path: Path) -> None:
+    answer = matinee("check", DATA_DIR=str(tmp_path), DURABILITY="everysec")
+    assert "persistence: append-only file, flushed once a second: a power cut may lose the last second" in answer.stdout
+
+
+def test_check_tells_the_replicas_that_are_waited_for(server_url: str) -> None:
+    answer = matinee("check", REDIS_URL=server_url, WAIT_REPLICAS="1")
+    assert answer.returncode == 0, answer.stderr
+    assert "replicas: 0 connected, 1 must have a change before it is answered\n" in answer.stdout
+    assert "warning: MATINEE_WAIT_REPLICAS is 1, but 0 replicas are connected" in answer.stdout
 
 
 def test_check_asks_an_embedded_server_that_runs(tmp_path: Path) -> None:

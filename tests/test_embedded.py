@@ -105,13 +105,22 @@ def test_is_a_private_server_that_keeps_everything(tmp_path: Path, start: Callab
         assert store.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", "port") == {
             "maxmemory-policy": "noeviction",
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",
             "save": "",
             "port": "0",
         }
     assert mode(data_dir) == 0o700
     assert mode(data_dir / "valkey.sock") == 0o700
     assert mode(data_dir / "lock") == 0o600
+
+
+def test_it_may_flush_once_a_second(tmp_path: Path) -> None:
+    server = EmbeddedServer.start(tmp_path, "everysec")
+    try:
+        with client(server.url) as store:
+            assert store.config_get("appendfsync") == {"appendfsync": "everysec"}
+    finally:
+        server.stop()
 
 
 def test_data_survive_a_stop_and_a_start(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:

@@ -52,9 +52,13 @@ def test_warns_where_nothing_persists(server_url: str) -> None:
         client.config_set("appendonly", "yes")
         try:
             report = inspect_server(server_url)
+            client.config_set("appendfsync", "always")
+            assert inspect_server(server_url).persistence == "append-only file, flushed before every answer"
+            client.config_set("appendfsync", "no")
+            assert "a power cut may lose half a minute of bookings" in inspect_server(server_url).warnings[0]
         finally:
-            client.config_set("appendonly", "no")
-    assert report.persistence == "append-only file"
+            client.config_set("appendonly", "no", "appendfsync", "everysec")
+    assert report.persistence.startswith("append-only file, flushed once a second: a power cut may lose")
     assert report.warnings == ()
 
 
@@ -206,6 +210,13 @@ def test_refuses_a_user_who_may_not_wait_for_replicas(server_url: str) -> None:
                 inspect_server(url, wait_replicas=1)
         finally:
             client.acl_deluser("clerk")
+
+
+def test_a_hidden_flush_policy_is_told_as_such() -> None:
+    info = bulk("redis_version:7.4.0\r\nrole:master\r\naof_enabled:1\r\nmaxmemory_policy:noeviction\r\n")
+    with speaking({b"INFO": info, b"CONFIG": b"-NOPERM no CONFIG for you\r\n"}) as url:
+        report = inspect_server(url)
+    assert (report.persistence, report.warnings) == ("append-only file, flushed as its configuration says", ())
 
 
 def test_says_that_a_server_is_still_loading() -> None:

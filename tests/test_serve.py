@@ -152,6 +152,7 @@ def test_says_where_it_listens_and_what_it_uses(make_service: Callable[..., Serv
     lines = service.lines()
     assert re.search(rf"^matinee: Matinee \S+ on http://127\.0\.0\.1:{service.port}$", lines, re.MULTILINE)
     assert f"store: Valkey 9.1.2, embedded, data in {service.data_dir}" in lines
+    assert "persistence: append-only file, flushed once a second" in lines
     assert "programme: main (20 seats, 18:00, UTC)" in lines
     assert "access: protected mode" in lines
     assert "web processes: 2" in lines

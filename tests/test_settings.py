@@ -39,6 +39,7 @@ def test_with_nothing_set_the_service_runs_on_loopback_with_the_embedded_server(
         timezone=ZoneInfo("UTC"),
         staff_token=None,
         ticket_life_ms=8 * 3_600_000,
+        durability="always",
         wait_replicas=0,
     )
     assert settings.protected
@@ -70,6 +71,7 @@ def test_every_variable_may_be_set() -> None:
         timezone=ZoneInfo("Europe/Berlin"),
         staff_token=TOKEN,
         ticket_life_ms=90 * 60_000,
+        durability="always",
         wait_replicas=2,
     )
     assert not settings.protected
@@ -165,6 +167,8 @@ def test_a_misspelt_variable_does_not_pass_silently(typo: str, closest: str) -> 
         ("TICKET_LIFE", "1.5h"),
         ("TICKET_LIFE", "366d"),
         ("TICKET_LIFE", "\u0668h"),
+        ("DURABILITY", "sometimes"),
+        ("DURABILITY", "Always"),
         ("WAIT_REPLICAS", "17"),
         ("WAIT_REPLICAS", "all"),
     ],
@@ -324,6 +328,13 @@ def test_a_programme_file_stands_alone(tmp_path: Path) -> None:
 
 
 # One server
+
+
+def test_how_a_server_of_one_s_own_flushes_is_not_ours_to_say() -> None:
+    assert read(DURABILITY="everysec").durability == "everysec"
+    assert complaints(DURABILITY="always", REDIS_URL="redis://redis.example") == [
+        "MATINEE_DURABILITY must be unset where MATINEE_REDIS_URL is: that server's appendfsync says it"
+    ]
 
 
 def test_the_embedded_server_has_no_replicas_to_wait_for() -> None:
