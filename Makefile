@@ -10,7 +10,7 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format load chaos bench bench-path bench-durability clean
+.PHONY: help run test check format load chaos bench bench-live bench-path bench-durability clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
