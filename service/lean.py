@@ -5,6 +5,7 @@ booking (docs/performance.md). This is the one place that uses aiohttp's private
 an upgrade changes them.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -16,6 +17,9 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
 CRLF = "\r\n"
+
+# A client takes an answer that is too large for the buffers within so long, however slowly it reads.
+READING_DEADLINE_S = 30.0
 JSON = "application/json"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,44 +47,6 @@ def open_lane(app: web.Application, handlers: Mapping[tuple[str, str], Handler])
         return handler(request)
 
     app._handle = handle  # type: ignore[assignment,method-assign]  # the server asks the application for it when it starts
-
-
-def answer_malformed(app: web.Application, answer: Callable[[], web.StreamResponse]) -> None:
-    """Have `answer` made where a client sends what is no HTTP, or a head too long.
-
-    aiohttp's own way logs a traceback each time, and with it what the client sent, perhaps a phone number.
-    No body is unpacked either.
-    """
-
-    class Connection(RequestHandler):
-        __slots__ = ()
-
-        def handle_error(
-            self,
-            request: web.BaseRequest,
-            status: int = 500,
-            exc: BaseException | None = None,
-            message: str | None = None,
-        ) -> web.StreamResponse:
-            if status != HTTPStatus.BAD_REQUEST:  # a failure of the service itself, which the log must tell
-                return super().handle_error(request, status, exc, message)
-            refusal = answer()
-            refusal.force_close()
-            return refusal
-
-    class Server(web.Server):
-        def __call__(self) -> RequestHandler:
-            return Connection(self, loop=self._loop, **self._kwargs)
-
-    make_server = app._make_handler
-
-    def make_own_server(**options: Any) -> web.Server:
-        # A body with Content-Encoding is refused; unpacked, a damaged one would end the connection with a traceback.
-        server = make_server(auto_decompress=False, **options)
-        server.__class__ = Server
-        return server
-
-    app._make_handler = make_own_server  # type: ignore[method-assign]  # asked for when the server starts
 
 
 def whole_body(request: web.BaseRequest) -> bytes | None:
@@ -135,8 +101,15 @@ class Answer(web.Response):
         self._payload_writer = request._payload_writer
         self._eof_sent = True
         if protocol.writing_paused:  # a client that sends and does not read must not fill our memory
-            await protocol._drain_helper()
+            await _read_by_client(protocol)
         return self._payload_writer
+
+    def closing(self) -> bytes:
+        """The whole answer for a connection that ends with it, to be written without a request."""
+        return (
+            f"{_opening(self._status, self._media_type)}{_lines(self._given)}Connection: close{CRLF}"
+            f"Content-Length: {len(self._whole)}{CRLF}{CRLF}"
+        ).encode() + self._whole
 
     def _is_quick(self, request: web.BaseRequest) -> bool:
         if "_headers" in self.__dict__ or self._cookies is not None or self._compression or self._chunked:
@@ -145,6 +118,16 @@ class Answer(web.Response):
             return False
         match = getattr(request, "_match_info", None)  # none in the lane, nor where aiohttp refuses a request
         return match is None or not any(app.on_response_prepare for app in match._apps)
+
+
+async def _read_by_client(protocol: RequestHandler) -> None:
+    """Wait until most of what was written has left; a client that reads too slowly is cut off."""
+    try:
+        async with asyncio.timeout(READING_DEADLINE_S):
+            await protocol._drain_helper()
+    except TimeoutError:
+        if protocol.transport is not None:
+            protocol.transport.abort()
 
 
 @lru_cache(maxsize=256)

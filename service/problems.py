@@ -79,6 +79,11 @@ def malformed() -> Answer:
     return answer(HttpError("malformed_request", "The request is not valid HTTP, or a line of its head is too long."))
 
 
+def crowded() -> Answer:
+    """The answer to a connection that there is no room for."""
+    return answer(errors.Unavailable("This process holds as many connections as it can; nothing was done."))
+
+
 def internal() -> Answer:
     """The answer to a defect of ours; what it was stands in the log alone."""
     return answer(HttpError("internal", "The service failed at this request; the operator's log says why."))

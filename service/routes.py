@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from service import lean, problems, wire
+from service.connections import tend_connections
 from service.errors import MatineeError
 from service.handlers import classic, live, operations, showtimes, theatres, tickets
 from service.handlers.desk import Desk
@@ -238,7 +239,7 @@ def add_routes(app: web.Application, desk: Desk) -> None:
     nowhere = desk.metrics.route("any", "none")
     app.router.add_route(hdrs.METH_ANY, r"/{path:[\s\S]*}", _guarded(_refusing_path, desk, nowhere))
     lean.open_lane(app, fixed)
-    lean.answer_malformed(app, problems.malformed)
+    tend_connections(app, problems.malformed, problems.crowded)
 
 
 def _guarded(handler: Handler, desk: Desk, tally: RouteTally) -> lean.Handler:

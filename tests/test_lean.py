@@ -10,7 +10,7 @@ from aiohttp import StreamReader, web
 from aiohttp.test_utils import TestServer
 from aiohttp.web_protocol import RequestHandler
 
-from service.lean import Answer, answer_malformed, open_lane, whole_body
+from service.lean import Answer, open_lane, whole_body
 
 BODY = b'{"seats":20}'
 HEADERS = (("Cache-Control", "no-store"), ("Location", "/v1/tickets/main-1"))
@@ -262,34 +262,6 @@ async def test_requests_on_one_connection_keep_their_own_bodies() -> None:
             await reader.readuntil(b"\r\n\r\n")
             assert await reader.readexactly(1) == b"%d" % n
         writer.close()
-
-
-# What is no HTTP
-
-
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"GET /fixed HTTP/1.1\r\nTicket-Phone: +91981\x002345678\r\n\r\n",
-        b"GET /fixed HTTP/1.1\r\nTicket-Phone: " + b"9" * 9000 + b"\r\n\r\n",
-        b"POST /fixed HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01",
-    ],
-)
-async def test_what_is_no_http_gets_our_answer_and_no_word_in_the_log(
-    request_bytes: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = web.Application()
-    app.router.add_get("/fixed", lean)
-    answer_malformed(app, lambda: Answer(b"no HTTP", status=400))
-    async with TestServer(app) as server:
-        reader, writer = await asyncio.open_connection(server.host, server.port)
-        writer.write(request_bytes)
-        answer = await asyncio.wait_for(reader.read(), 10)  # to the end: the server closes
-        writer.close()
-    assert answer.split()[1] == b"400"
-    assert answer.endswith(b"\r\n\r\nno HTTP")
-    assert caplog.text == ""
 
 
 # What we know of aiohttp's inside, and what breaks if it changes

@@ -1,0 +1,127 @@
+"""The connections of a web process: how many there may be, how long a head may take, and what is no HTTP.
+
+aiohttp holds as many connections as come, until the process has no descriptor left for the one to Redis, and gives the
+first head as long as an idle connection. What is added here runs once per connection, never per request.
+"""
+
+import resource
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from service.lean import Answer
+
+# A client that has connected sends its first head within so long, however it trickles.
+HEAD_DEADLINE_S = 10.0
+
+# Idle ones take 9 KB each. Beyond so many, those that have idled the longest go.
+CONNECTIONS_MAX = 8192
+LEAVE_AT_ONCE = 1 / 64  # of them: a sweep looks at all, so it should not be needed for every newcomer
+
+SPARE_DESCRIPTORS = 128  # for Redis, files, the listening socket, and connections that are being closed
+
+
+def connections_max() -> int:
+    """How many connections this process may hold."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(CONNECTIONS_MAX, soft - SPARE_DESCRIPTORS))
+
+
+def tend_connections(
+    app: web.Application, malformed: Callable[[], Answer], crowded: Callable[[], Answer], most: int | None = None
+) -> None:
+    """Bound the connections to an application by `most`, by default what the process can hold.
+
+    `malformed` makes the answer to what is no HTTP or has a head too long; `crowded` the one to a newcomer when all
+    connections are busy. No body is unpacked.
+    """
+    make_server = app._make_handler
+
+    def make_own_server(**options: Any) -> web.Server:
+        # A body with Content-Encoding is refused; unpacked, a damaged one would end the connection with a traceback.
+        server = make_server(auto_decompress=False, **options)
+        server.__class__ = _Server
+        assert isinstance(server, _Server)  # noqa: S101  as it says a line above
+        server.malformed, server.crowded = malformed, crowded
+        server.most = most or connections_max()
+        server.leaving = 0
+        return server
+
+    app._make_handler = make_own_server  # type: ignore[method-assign]  # asked for when the server starts
+
+
+class _Connection(RequestHandler):
+    __slots__ = ("leaves",)
+
+    def connection_made(self, transport: Any) -> None:
+        self.leaves = False
+        super().connection_made(transport)
+        # aiohttp has set its timer for idle connections; the first head has less time.
+        if self._keepalive_handle is not None and self._keepalive_timeout > HEAD_DEADLINE_S:
+            self._keepalive_handle.cancel()
+            self._next_keepalive_close_time = self._loop.time() + HEAD_DEADLINE_S
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, or for the rest of a head."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def leave(self) -> None:
+        """Close it; it is counted no more."""
+        self.leaves = True
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP.
+
+        aiohttp's own way logs a traceback each time, and with it what the client sent, perhaps a phone number.
+        """
+        if status != HTTPStatus.BAD_REQUEST:  # a failure of the service itself, which the log must tell
+            return super().handle_error(request, status, exc, message)
+        assert isinstance(self._manager, _Server)  # noqa: S101  made by it
+        refusal = self._manager.malformed()
+        refusal.force_close()
+        return refusal
+
+
+class _Server(web.Server):
+    malformed: Callable[[], Answer]
+    crowded: Callable[[], Answer]
+    most: int
+    leaving: int
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: RequestHandler, transport: Any) -> None:
+        super().connection_made(handler, transport)
+        if len(self._connections) - self.leaving > self.most and not self._make_room():
+            assert isinstance(handler, _Connection)  # noqa: S101  made by `__call__`
+            transport.write(self.crowded().closing())
+            self.leaving += 1
+            handler.leave()
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        if isinstance(handler, _Connection) and handler.leaves:
+            self.leaving -= 1
+        super().connection_lost(handler, exc)
+
+    def _make_room(self) -> bool:
+        """Let those go that have idled the longest; whether there are any."""
+        idle = [each for each in self._connections if isinstance(each, _Connection) and each.is_idle]
+        idle.sort(key=lambda each: each._next_keepalive_close_time)
+        going = idle[: max(1, int(self.most * LEAVE_AT_ONCE))]
+        self.leaving += len(going)
+        for each in going:
+            each.leave()
+        return bool(going)
