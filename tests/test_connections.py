@@ -69,7 +69,10 @@ async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
     """What the server still said, once it has closed the connection."""
-    return await asyncio.wait_for(reader.read(), 20)
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:  # it closed while we were writing
+        return b""
 
 
 # Slow clients

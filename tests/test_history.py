@@ -355,8 +355,8 @@ BUGS = {
     ),
     "a lost cancel": (
         "CANCEL",
-        "redis.call('DEL', KEYS[1])\nredis.call('ZREM', KEYS[3], ARGV[1])",
-        "if version % 50 == 0 then return {'cancelled', version} end",
+        "redis.call('ZREM', KEYS[3], ARGV[1])",
+        "if version % 20 == 0 then return {'cancelled', version} end\nredis.call('ZREM', KEYS[3], ARGV[1])",
         "is given twice",
     ),
     "a move that leaks a seat": (
