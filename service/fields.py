@@ -31,6 +31,8 @@ _DATE = re.compile(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# A string of RFC 9651, 3.3.3; draft-ietf-httpapi-idempotency-key makes the header's value one.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 
 def name(written: str) -> str:
@@ -112,7 +114,9 @@ def limit(written: str) -> int:
 
 
 def idempotency_key(written: str) -> str:
-    """1 to 255 visible ASCII characters."""
-    if not _IDEMPOTENCY_KEY.fullmatch(written):
+    """1 to 255 visible ASCII characters. In double quotes, as the IETF draft has it, it is the same key as without."""
+    quoted = _QUOTED.fullmatch(written)
+    kept = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else written
+    if not _IDEMPOTENCY_KEY.fullmatch(kept):
         raise ValueError("must be 1 to 255 visible ASCII characters")
-    return written
+    return kept

@@ -74,8 +74,8 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "in": "header",
         "description": "Names the booking: a repeat with the same key and body within 24 hours answers the first "
-        "ticket again, with `Idempotency-Replayed: true`.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
+        "ticket again, with `Idempotency-Replayed: true`. Double quotes around it do not count.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": '^(?!""$)[\\x21-\\x7e]+$'},
     },
     "Ticket-Phone": {
         "in": "header",

@@ -1,6 +1,8 @@
 """Idempotency-Key: a client that asks again after a failure gets the same ticket, not a second one."""
 
 import asyncio
+import datetime
+import itertools
 
 import pytest
 import redis.asyncio
@@ -67,6 +69,18 @@ async def test_a_moved_ticket_s_key_answers_the_ticket_as_it_is_now(api: Api, pa
     assert (again["ticket_id"], again["timing"]) == (ticket["ticket_id"], "21:00")
 
 
+async def test_an_expired_ticket_s_key_answers_that_it_has_expired(api: Api, path: str, pool: ConnectionPool) -> None:
+    ticket = await (await api.post(path, json=ASHA, headers=KEY)).json()
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await client.delete(f"{{main}}:ticket:{ticket['ticket_id']}")
+    today = datetime.datetime.now(datetime.UTC).date()
+    for day, hour in itertools.product(range(3), (15, 18, 21)):  # one of them was over lately, whatever the hour
+        showtime = f"{today - datetime.timedelta(days=day):%Y%m%d}T{hour}00"
+        await client.zadd(f"{{main}}:showtime:{showtime}:tickets", {ticket["ticket_id"]: 1})
+        await client.pexpire(f"{{main}}:showtime:{showtime}:tickets", DAY_MS)
+    await problem(await api.post(path, json=ASHA, headers=KEY), 410, "ticket_expired")
+
+
 async def test_sold_out_is_not_remembered(api: Api, path: str) -> None:
     others = [await api.book() for _ in range(3)]
     await problem(await api.post(path, json=ASHA, headers=KEY), 409, "sold_out")
@@ -79,7 +93,22 @@ async def test_a_key_is_any_visible_characters(api: Api, path: str, key: str) ->
     assert (await api.post(path, json=ASHA, headers={"Idempotency-Key": key})).status == 201
 
 
-@pytest.mark.parametrize("key", ["", "a" * 256, "two words", "\u00fcber"])
+@pytest.mark.parametrize(
+    ("key", "same"),
+    [("8e03978e", '"8e03978e"'), ('say-"hi"', r'"say-\"hi\""'), ("a" * 255, f'"{"a" * 255}"'), ('"open', r'"\"open"')],
+)
+async def test_a_quoted_key_is_the_same_key(api: Api, path: str, key: str, same: str) -> None:
+    first = await (await api.post(path, json=ASHA, headers={"Idempotency-Key": key})).json()
+    again = await api.post(path, json=ASHA, headers={"Idempotency-Key": same})
+    assert (await again.json(), again.headers["Idempotency-Replayed"]) == (first, "true")
+
+
+async def test_two_keys_at_once_book_nothing(api: Api, path: str) -> None:
+    answer = await api.post(path, json=ASHA, headers=[("Idempotency-Key", "one"), ("Idempotency-Key", "two")])
+    assert fields_of(await problem(answer, 422, "invalid_input")) == ["Idempotency-Key"]
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "two words", "\u00fcber", '""', '"two words"', f'"{"a" * 256}"'])
 async def test_a_key_that_is_none_books_nothing(api: Api, path: str, key: str) -> None:
     answer = await api.post(path, json=ASHA, headers={"Idempotency-Key": key})
     assert fields_of(await problem(answer, 422, "invalid_input")) == ["Idempotency-Key"]

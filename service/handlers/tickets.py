@@ -8,7 +8,7 @@ from multidict import istr
 
 from service import edge, fields
 from service.edge import Reader
-from service.errors import MatineeError, WrongPhone
+from service.errors import FieldError, InvalidInput, MatineeError, WrongPhone
 from service.handlers.desk import Desk, path_ticket_id, private_answer, ticket_answer
 from service.lean import Answer, Headers
 from service.model import Theatre
@@ -106,6 +106,8 @@ def _idempotency(request: web.Request, theatre: Theatre, timing: str, name: str,
     written = request.headers.get(_IDEMPOTENCY_KEY)
     if written is None:
         return None
+    if len(request.headers.getall(_IDEMPOTENCY_KEY)) > 1:
+        raise InvalidInput([FieldError(str(_IDEMPOTENCY_KEY), "must be given once")])
     key = edge.field("Idempotency-Key", fields.idempotency_key, written)
     # Only digests reach Redis. The client's key goes into both, so that the fingerprint, which covers a name and a
     # phone, cannot be searched by trying phone numbers.
