@@ -13,6 +13,7 @@ from service.live import Live
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.programme import Programme
+from service.rendering import Pages
 from service.routes import add_routes
 from service.security import Gate
 from service.settings import Settings
@@ -38,6 +39,7 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
         metrics=metrics,
         live=live,
         openapi=openapi.document(),
+        pages=Pages(),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
     add_routes(app, desk)

@@ -24,6 +24,8 @@ FORM_FIELDS_LIMIT = 32
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
+MISSING = "is missing"
+
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 V = TypeVar("V")
 
@@ -50,12 +52,10 @@ class Reader(Generic[RequestT]):
 
         Raises HttpError (400, 408, 413, 415) and InvalidInput.
         """
-        is_form = self._is_form(request.headers)
-        body = whole_body(request)
+        is_form = _is_form(request.headers, forms=self._forms)
+        body = _arrived_body(request)
         if body is None:
             body = await _wait_for_body(request)
-        elif len(body) > BODY_LIMIT:
-            raise _too_large()
         if is_form:
             return self._checked(_decode_form(body))
         try:
@@ -69,26 +69,11 @@ class Reader(Generic[RequestT]):
             return self._checked(_decode_json(body))
         return struct
 
-    def _is_form(self, headers: Mapping[str, str]) -> bool:
-        """Whether the body is a form, else JSON. Raises HttpError 415."""
-        if hdrs.CONTENT_ENCODING in headers:
-            raise HttpError("unsupported_media_type", "Send the body without Content-Encoding.")
-        media_type = headers.get(hdrs.CONTENT_TYPE, "")
-        if media_type == JSON:
-            return False
-        media_type = media_type.partition(";")[0].strip().lower()
-        if media_type == JSON:
-            return False
-        if media_type == FORM and self._forms:
-            return True
-        also = f" or {FORM}" if self._forms else ""
-        raise HttpError("unsupported_media_type", f"Send the body as {JSON}{also}.")
-
     def _checked(self, body: Any) -> RequestT:
         """Check field by field what the quick way refused."""
         if not isinstance(body, dict):
             raise InvalidInput([FieldError("body", f"must be an object with {', '.join(self._known)}")])
-        problems = [FieldError(name, "is missing") for name in self._required if name not in body]
+        problems = [FieldError(name, MISSING) for name in self._required if name not in body]
         kept: dict[str, Any] = {}
         for name, value in body.items():
             if name not in self._known:
@@ -105,6 +90,59 @@ class Reader(Generic[RequestT]):
         if problems:
             raise InvalidInput(problems)
         return self._struct(**kept)
+
+
+class Form(msgspec.Struct):
+    """A form of a page: what was written, what is kept of it, and what would be right, by field.
+
+    An empty field counts as missing, and a field that nobody asked for is passed over: browsers add some.
+    """
+
+    written: dict[str, str]
+    kept: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+
+    @classmethod
+    async def read(cls, request: web.Request, rules: Mapping[str, Callable[[str], Any]]) -> "Form":
+        """The request's body, each field by its rule. Raises HttpError (400, 408, 413, 415) and InvalidInput."""
+        if not _is_form(request.headers, forms=True):
+            raise HttpError("unsupported_media_type", f"Send the form as {FORM}.")
+        body = _arrived_body(request)
+        form = cls(_decode_form(await _wait_for_body(request) if body is None else body))
+        for name, rule in rules.items():
+            written = form.written.setdefault(name, "")
+            if not written.strip():
+                form.errors[name] = MISSING
+                continue
+            try:
+                form.kept[name] = rule(written)
+            except ValueError as problem:
+                form.errors[name] = str(problem)
+        return form
+
+
+def _is_form(headers: Mapping[str, str], *, forms: bool) -> bool:
+    """Whether the body is a form, else JSON. Raises HttpError 415."""
+    if hdrs.CONTENT_ENCODING in headers:
+        raise HttpError("unsupported_media_type", "Send the body without Content-Encoding.")
+    media_type = headers.get(hdrs.CONTENT_TYPE, "")
+    if media_type == JSON:
+        return False
+    media_type = media_type.partition(";")[0].strip().lower()
+    if media_type == JSON:
+        return False
+    if media_type == FORM and forms:
+        return True
+    also = f" or {FORM}" if forms else ""
+    raise HttpError("unsupported_media_type", f"Send the body as {JSON}{also}.")
+
+
+def _arrived_body(request: web.Request) -> bytes | None:
+    """The body, if all of it came with the head. Raises HttpError 413."""
+    body = whole_body(request)
+    if body is not None and len(body) > BODY_LIMIT:
+        raise _too_large()
+    return body
 
 
 async def _wait_for_body(request: web.Request) -> bytes:

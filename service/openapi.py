@@ -93,6 +93,8 @@ def document() -> bytes:
     _, schemas = msgspec.json.schema_components(named, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
+        if route.page:
+            continue
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     whole = {
         "openapi": "3.1.0",

@@ -17,6 +17,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "staff_only": (401, "This is for the box office"),
     "wrong_phone": (403, "Wrong phone number"),
     "protected_mode": (403, "Refused in protected mode"),
+    "cross_site": (403, "Sent by another web site"),
     "route_not_found": (404, "No such route"),
     "theatre_not_found": (404, "No such theatre"),
     "showtime_not_found": (404, "No such showtime"),
@@ -32,6 +33,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "Unsupported media type"),
     "invalid_input": (422, "Missing or invalid fields"),
     "idempotency_key_reused": (422, "Idempotency-Key used again"),
+    "too_many_guesses": (429, "Too many wrong staff tokens"),
     "internal": (500, "Something went wrong in the service"),
     "unavailable": (503, "Unavailable: nothing was done"),
     "outcome_unknown": (503, "Outcome unknown"),
@@ -51,8 +53,8 @@ class HttpError(errors.MatineeError):
         self.headers = headers or {}
 
 
-def answer(error: errors.MatineeError) -> Answer:
-    """What HTTP says of an error."""
+def describe(error: errors.MatineeError) -> tuple[wire.Problem, dict[str, str]]:
+    """What HTTP says of an error, and the headers that go with it."""
     code = error.problem_code if isinstance(error, HttpError) else error.code
     status, title = PROBLEMS[code]
     problem = wire.Problem(TYPE_BASE + code, title, status, error.detail, code)
@@ -68,8 +70,15 @@ def answer(error: errors.MatineeError) -> Answer:
             headers["Retry-After"] = str(error.retry_after_s)
             if isinstance(error, errors.OutcomeUnknown):
                 problem.ticket_id = error.ticket_id
-    response = Answer(wire.encode(problem), status=status, media_type=CONTENT_TYPE, headers=tuple(headers.items()))
-    if code in CLOSING:
+    return problem, headers
+
+
+def answer(error: errors.MatineeError) -> Answer:
+    """The answer that tells a program of an error."""
+    problem, headers = describe(error)
+    body = wire.encode(problem)
+    response = Answer(body, status=problem.status, media_type=CONTENT_TYPE, headers=tuple(headers.items()))
+    if problem.code in CLOSING:
         response.force_close()
     return response
 
@@ -84,6 +93,6 @@ def crowded() -> Answer:
     return answer(errors.Unavailable("This process holds as many connections as it can; nothing was done."))
 
 
-def internal() -> Answer:
-    """The answer to a defect of ours; what it was stands in the log alone."""
-    return answer(HttpError("internal", "The service failed at this request; the operator's log says why."))
+def internal() -> HttpError:
+    """A defect of ours; what it was stands in the log alone."""
+    return HttpError("internal", "The service failed at this request; the operator's log says why.")

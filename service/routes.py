@@ -11,10 +11,12 @@ from aiohttp import hdrs, web
 from service import lean, problems, wire
 from service.connections import tend_connections
 from service.errors import MatineeError
-from service.handlers import classic, live, operations, showtimes, theatres, tickets
+from service.handlers import classic, door, live, moviegoer, operations, pages, showtimes, theatres, tickets
 from service.handlers.desk import Desk
 from service.lean import JSON
 from service.metrics import RouteTally
+
+HTML = "text/html"
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `answer` is the struct of the answer with `status`, None for one that is no struct. `media_type` is what it is
     written as, and `also` what a client may have instead by `Accept`. `codes` are the problems it may answer with,
-    besides those that follow from the rest. `parameters` are names of query parameters and headers.
+    besides those that follow from the rest. `parameters` are names of query parameters and headers. A `page` is for
+    people and their browsers; the API's document leaves it out.
     """
 
     method: str
@@ -53,6 +56,12 @@ class Route(msgspec.Struct, frozen=True):
     conditional: bool = False
     media_type: str = JSON
     also: tuple[str, ...] = ()
+    page: bool = False
+
+    @property
+    def for_people(self) -> bool:
+        """Whether a browser may come by, which is told of errors by a page."""
+        return self.page or HTML in self.also
 
     @property
     def problems(self) -> list[str]:
@@ -67,12 +76,17 @@ class Route(msgspec.Struct, frozen=True):
         return [code for code in problems.PROBLEMS if code in codes]
 
 
+def _page(method: str, path: str, handler: Handler, *, access: Access = "anyone", status: int = 200) -> Route:
+    """A route for people and their browsers: it answers with pages, and takes forms."""
+    return Route(method, path, handler, None, access=access, status=status, media_type=HTML, page=True)
+
+
 _SHOWTIME = "/v1/theatres/{theatre}/showtimes/{showtime}"
 _ONE_TICKET = "/v1/tickets/{ticket_id}"
 _PHONE = ("Ticket-Phone",)
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/", showtimes.welcome, wire.WelcomeAnswer, _READ),
+    Route("GET", "/", showtimes.welcome, wire.WelcomeAnswer, _READ, also=(HTML,)),
     Route(
         "GET",
         "/v1/theatres",
@@ -214,6 +228,21 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ),
     Route("GET", "/metrics", operations.metrics, None, access="box office", media_type="text/plain"),
     Route("GET", "/openapi.json", operations.openapi, None),
+    _page("GET", "/theatres", moviegoer.theatres),
+    _page("GET", "/theatres/{theatre}", moviegoer.theatre),
+    _page("POST", "/theatres/{theatre}", moviegoer.book, status=303),
+    _page("GET", "/tickets/{ticket_id}", moviegoer.ticket, access="holder"),
+    _page("POST", "/tickets/{ticket_id}/move", moviegoer.move, access="holder and phone", status=303),
+    _page("POST", "/tickets/{ticket_id}/cancel", moviegoer.cancel, access="holder and phone", status=303),
+    _page("POST", "/box-office/sign-in", door.sign_in, status=303),
+    _page("POST", "/box-office/sign-out", door.sign_out, status=303),
+    _page("GET", "/box-office", door.door, access="box office"),
+    _page("POST", "/box-office/admission", door.admit, access="box office"),
+    _page("GET", "/box-office/ticket", door.look_up, access="box office"),
+    _page("POST", "/box-office/cancellation", door.cancel, access="box office", status=303),
+    _page("GET", "/box-office/{theatre}/{showtime}", door.tickets, access="box office"),
+    _page("GET", "/box-office/{theatre}/{showtime}/tickets.csv", door.tickets_csv, access="box office"),
+    _page("GET", "/assets/{file}", pages.asset),
 )
 
 
@@ -227,24 +256,25 @@ def add_routes(app: web.Application, desk: Desk) -> None:
         resource = app.router.add_resource(path)
         allowed = []
         for route in routes:
-            handler = _guarded(route.handler, desk, desk.metrics.route(route.method, route.path))
+            handler = _guarded(route.handler, desk, desk.metrics.route(route.method, route.path), route.for_people)
             # aiohttp leaves the body of an answer to HEAD out.
             for method in (hdrs.METH_GET, hdrs.METH_HEAD) if route.method == hdrs.METH_GET else (route.method,):
                 resource.add_route(method, handler)
                 allowed.append(method)
             if "{" not in path:
                 fixed[route.method, path] = handler
-        other = desk.metrics.route("other", path)
-        resource.add_route(hdrs.METH_ANY, _guarded(_refusing_method(", ".join(allowed)), desk, other))
+        refuse, other = _refusing_method(", ".join(allowed)), desk.metrics.route("other", path)
+        resource.add_route(hdrs.METH_ANY, _guarded(refuse, desk, other, routes[0].for_people))
     nowhere = desk.metrics.route("any", "none")
-    app.router.add_route(hdrs.METH_ANY, r"/{path:[\s\S]*}", _guarded(_refusing_path, desk, nowhere))
+    app.router.add_route(hdrs.METH_ANY, r"/{path:[\s\S]*}", _guarded(_refusing_path, desk, nowhere, for_people=True))
     lean.open_lane(app, fixed)
     tend_connections(app, problems.malformed, problems.crowded)
 
 
-def _guarded(handler: Handler, desk: Desk, tally: RouteTally) -> lean.Handler:
+def _guarded(handler: Handler, desk: Desk, tally: RouteTally, for_people: bool) -> lean.Handler:
     """A handler behind the gate, counted, whose errors become answers. A middleware would cost 2.5 µs more."""
     check, count, clock = desk.gate.check, tally.add, time.perf_counter
+    explain = pages.explain if for_people else _tell
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         began = clock()
@@ -253,14 +283,18 @@ def _guarded(handler: Handler, desk: Desk, tally: RouteTally) -> lean.Handler:
             check(request)
             answer = await handler(desk, request)
         except MatineeError as error:
-            answer = problems.answer(error)
+            answer = explain(desk, request, error)
         except Exception:
             log.exception("%s failed", handler.__qualname__)
-            answer = problems.internal()
+            answer = explain(desk, request, problems.internal())
         count(answer.status, clock() - began)
         return answer
 
     return guarded
+
+
+def _tell(desk: Desk, request: web.Request, error: MatineeError) -> web.StreamResponse:  # noqa: ARG001  as for pages
+    return problems.answer(error)
 
 
 def _refusing_method(allowed: str) -> Handler:

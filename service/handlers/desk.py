@@ -10,6 +10,7 @@ from service.live import Live
 from service.metrics import Metrics
 from service.model import Theatre, Ticket
 from service.programme import Programme
+from service.rendering import Pages
 from service.security import Gate
 from service.store import Store
 from service.wire import TicketAnswer, encode
@@ -25,6 +26,7 @@ class Desk(msgspec.Struct):
     metrics: Metrics
     live: Live
     openapi: bytes
+    pages: Pages
     draining: bool = False
 
     def theatre(self, request: web.Request) -> Theatre:

@@ -8,9 +8,11 @@ import msgspec
 from aiohttp import web
 
 from service import __version__, edge, fields
+from service.handlers import moviegoer
 from service.handlers.desk import Desk, json_answer, private_answer
 from service.lean import Answer, Headers
-from service.model import Availability
+from service.model import Availability, Theatre
+from service.negotiation import prefers_html
 from service.wire import (
     ShowtimeAnswer,
     ShowtimesAnswer,
@@ -28,9 +30,11 @@ _REVALIDATE: Headers = (("Cache-Control", "no-cache"),)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-async def welcome(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  one signature for all
-    """The time slots available at the first theatre."""
+async def welcome(desk: Desk, request: web.Request) -> Answer:
+    """The time slots available at the first theatre; the web page for a client that prefers HTML."""
     theatre = desk.programme.theatre(None)
+    if prefers_html(request.headers.get("Accept")):
+        return await moviegoer.front(desk, request, theatre)
     seats = await desk.box_office.next_showtimes(theatre)
     links = {
         "book": "/v1/tickets",
@@ -40,7 +44,7 @@ async def welcome(desk: Desk, request: web.Request) -> Answer:  # noqa: ARG001  
     }
     showtimes = [ShowtimeAnswer.of(each) for each in seats]
     answer = WelcomeAnswer("Matinee", __version__, TheatreAnswer.of(theatre), showtimes, links)
-    return json_answer(answer, headers=_REVALIDATE)
+    return json_answer(answer, headers=(*_REVALIDATE, ("Vary", "Accept")))
 
 
 async def of_day(desk: Desk, request: web.Request) -> Answer:
@@ -52,22 +56,42 @@ async def of_day(desk: Desk, request: web.Request) -> Answer:
 
 async def one(desk: Desk, request: web.Request) -> Answer:
     """One showtime with its seats; 304 where nothing has changed."""
-    seats = await desk.box_office.showtime(desk.theatre(request), _label(request))
+    seats = await desk.box_office.showtime(desk.theatre(request), path_label(request))
     return _unless_known(request, [seats], lambda: ShowtimeAnswer.of(seats))
 
 
 async def tickets(desk: Desk, request: web.Request) -> Answer:
     """All tickets of a showtime, as JSON or CSV."""
     desk.gate.require_staff(request)
-    label = _label(request)
-    found = await desk.box_office.tickets(desk.theatre(request), label)
-    answers = [TicketAnswer.of(ticket, masked=False) for ticket in found]
+    theatre, label = desk.theatre(request), path_label(request)
     if "text/csv" in request.headers.get("Accept", ""):
-        return _csv(answers, f"tickets-{label.replace(':', '')}.csv")
+        return await tickets_csv(desk, theatre, label)
+    answers = await _ticket_answers(desk, theatre, label)
     return private_answer(TicketsAnswer(answers), headers=(("Vary", "Accept"),))
 
 
-def _label(request: web.Request) -> str:
+async def tickets_csv(desk: Desk, theatre: Theatre, label: str) -> Answer:
+    """The tickets of a showtime as a file for spreadsheets."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(TicketAnswer.__struct_fields__)
+    for answer in await _ticket_answers(desk, theatre, label):
+        writer.writerow([_cell(value) for value in msgspec.structs.astuple(answer)])
+    headers = (
+        ("Cache-Control", "no-store"),
+        ("Vary", "Accept"),
+        ("Content-Disposition", f'attachment; filename="tickets-{label.replace(":", "")}.csv"'),
+    )
+    return Answer(text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+async def _ticket_answers(desk: Desk, theatre: Theatre, label: str) -> list[TicketAnswer]:
+    found = await desk.box_office.tickets(theatre, label)
+    return [TicketAnswer.of(ticket, masked=False) for ticket in found]
+
+
+def path_label(request: web.Request) -> str:
+    """The showtime in the path. Raises InvalidInput."""
     return edge.field("showtime", fields.showtime, request.match_info["showtime"])
 
 
@@ -81,18 +105,6 @@ def _unless_known(request: web.Request, seats: Sequence[Availability], build: Ca
     return json_answer(build(), headers=headers)
 
 
-def _csv(answers: Sequence[TicketAnswer], filename: str) -> Answer:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(TicketAnswer.__struct_fields__)
-    for answer in answers:
-        writer.writerow([_cell(value) for value in msgspec.structs.astuple(answer)])
-    headers = (
-        ("Cache-Control", "no-store"),
-        ("Vary", "Accept"),
-        ("Content-Disposition", f'attachment; filename="{filename}"'),
-    )
-    return Answer(text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _cell(value: str | None) -> str:

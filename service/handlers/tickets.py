@@ -7,6 +7,7 @@ from msgspec import UNSET
 from multidict import istr
 
 from service import edge, fields
+from service.box_office import Booking
 from service.edge import Reader
 from service.errors import FieldError, InvalidInput, MatineeError, WrongPhone
 from service.handlers.desk import Desk, path_ticket_id, private_answer, ticket_answer
@@ -34,7 +35,26 @@ async def answer_booking(
 ) -> Answer:
     """Book and answer, for both families of routes."""
     masked = not desk.gate.is_staff(request)
-    idempotency = _idempotency(request, theatre, timing, name, phone)
+    key = request.headers.get(_IDEMPOTENCY_KEY)
+    if key is not None:
+        if len(request.headers.getall(_IDEMPOTENCY_KEY)) > 1:
+            raise InvalidInput([FieldError(str(_IDEMPOTENCY_KEY), "must be given once")])
+        key = edge.field("Idempotency-Key", fields.idempotency_key, key)
+    booking = await booked(desk, theatre, timing, name, phone, key)
+    headers: Headers = (("Location", f"/v1/tickets/{booking.ticket.ticket_id}"),)
+    if booking.replayed:
+        headers += (("Idempotency-Replayed", "true"),)
+    return ticket_answer(booking.ticket, masked=masked, status=201, headers=headers)
+
+
+async def booked(desk: Desk, theatre: Theatre, timing: str, name: str, phone: str, key: str | None) -> Booking:
+    """Book, and count what came of it. `key` is the client's Idempotency-Key."""
+    idempotency = None
+    if key is not None:
+        # Only digests reach Redis. The client's key goes into both, so that the fingerprint, which covers a name and a
+        # phone, cannot be searched by trying phone numbers.
+        request_text = "\n".join((key, theatre.id, timing, name, phone))
+        idempotency = Idempotency(digest(key), digest(request_text))
     try:
         booking = await desk.box_office.book(theatre, timing, name, phone, idempotency)
     except MatineeError as error:
@@ -45,10 +65,7 @@ async def answer_booking(
     else:
         desk.metrics.bookings["booked"] += 1
         desk.metrics.tickets["booked"] += 1
-    headers: Headers = (("Location", f"/v1/tickets/{booking.ticket.ticket_id}"),)
-    if booking.replayed:
-        headers += (("Idempotency-Replayed", "true"),)
-    return ticket_answer(booking.ticket, masked=masked, status=201, headers=headers)
+    return booking
 
 
 async def view(desk: Desk, request: web.Request) -> Answer:
@@ -102,18 +119,6 @@ def _ticket_phone(request: web.Request, *, staff: bool) -> str | None:
     raise WrongPhone("Send the phone number the ticket was booked with in the header Ticket-Phone.")
 
 
-def _idempotency(request: web.Request, theatre: Theatre, timing: str, name: str, phone: str) -> Idempotency | None:
-    written = request.headers.get(_IDEMPOTENCY_KEY)
-    if written is None:
-        return None
-    if len(request.headers.getall(_IDEMPOTENCY_KEY)) > 1:
-        raise InvalidInput([FieldError(str(_IDEMPOTENCY_KEY), "must be given once")])
-    key = edge.field("Idempotency-Key", fields.idempotency_key, written)
-    # Only digests reach Redis. The client's key goes into both, so that the fingerprint, which covers a name and a
-    # phone, cannot be searched by trying phone numbers.
-    request_text = "\n".join((key, theatre.id, timing, name, phone))
-    return Idempotency(_digest(key), _digest(request_text))
-
-
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """32 hexadecimal digits that stand for a text."""
     return blake2b(text.encode(), digest_size=16).hexdigest()

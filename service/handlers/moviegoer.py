@@ -1,0 +1,225 @@
+"""The pages of moviegoers: the showtimes with the form that books, and the ticket with the forms that change it."""
+
+import datetime
+import secrets
+from collections.abc import Sequence
+from itertools import groupby
+
+import msgspec
+from aiohttp import web
+
+from service import fields, problems
+from service.directory import Cursor
+from service.edge import MISSING, Form, query
+from service.errors import MatineeError, StoreTrouble, TicketExpired, TicketNotFound
+from service.handlers import tickets
+from service.handlers.desk import Desk, path_ticket_id
+from service.handlers.pages import WORDS, common_page, private_page, see_other
+from service.lean import Answer
+from service.model import Availability, Theatre
+from service.rendering import long_date, qr_code, short_date
+from service.security import check_same_site
+from service.wire import TicketAnswer
+
+THEATRES = 50  # on one page
+
+# An empty field, in the words of the page; whatever else is wrong with one is told by its rule.
+_MISSING = {"name": "Enter your name.", "phone": "Enter your phone number.", "timing": "Choose a showtime."}
+
+# Beside which field a problem is told; the others stand above the form.
+_PLACE = {
+    "sold_out": "timing",
+    "showtime_closed": "timing",
+    "showtime_not_found": "timing",
+    "wrong_phone": "phone",
+    "booking_cancelled": "form",
+}
+
+_BOOKING = {"timing": fields.showtime, "name": fields.name, "phone": fields.phone}
+_MOVE = {"timing": fields.showtime, "phone": fields.phone}
+_CANCEL = {"phone": fields.phone}
+
+
+class Day(msgspec.Struct, frozen=True):
+    """The showtimes of one date (`2026-11-24`): `title` is `Today`, `Tomorrow` or the day of the week."""
+
+    date: str
+    title: str
+    subtitle: str
+    showtimes: list[Availability]
+
+    @property
+    def left(self) -> int:
+        """Seats that can still be booked on that day."""
+        return sum(seats.available for seats in self.showtimes)
+
+
+async def theatres(desk: Desk, request: web.Request) -> Answer:
+    """The theatres to choose from, a page of them at a time, searched by name."""
+    wish = query(request, {"name": str, "cursor": Cursor.read})
+    name = wish.get("name", "").strip()
+    found = desk.programme.directory.page(THEATRES, name, wish.get("cursor"))
+    return common_page(desk, request, "theatres.html", found=found, name=name)
+
+
+async def theatre(desk: Desk, request: web.Request) -> Answer:
+    """The showtimes of a theatre with their seats, and the form that books one."""
+    return await front(desk, request, desk.theatre(request))
+
+
+async def front(desk: Desk, request: web.Request, theatre: Theatre) -> Answer:
+    """The page of a theatre."""
+    days = coming_days(await desk.box_office.coming_showtimes(theatre))
+    return common_page(desk, request, "front.html", **_front(desk, theatre, days, Form({})))
+
+
+async def book(desk: Desk, request: web.Request) -> Answer:
+    """Book a seat by the form of the page, and lead on to the ticket."""
+    check_same_site(request)
+    theatre = desk.theatre(request)
+    form = await Form.read(request, _BOOKING)
+    status = 422
+    headers: dict[str, str] = {}
+    if not form.errors:
+        kept = form.kept
+        try:
+            key = _key(form)
+            booking = await tickets.booked(desk, theatre, kept["timing"], kept["name"], kept["phone"], key)
+        except MatineeError as error:
+            status, headers = _tell(form, error)
+            if not isinstance(error, StoreTrouble):
+                form.written.pop("key", None)  # what it stood for has been answered
+        else:
+            return see_other(f"/tickets/{booking.ticket.ticket_id}#booked")
+    try:
+        days = coming_days(await desk.box_office.coming_showtimes(theatre))
+    except StoreTrouble as error:
+        status, headers = _tell(form, error)
+        days = []
+    values = _front(desk, theatre, days, form)
+    return private_page(desk, "front.html", status=status, headers=tuple(headers.items()), **values)
+
+
+async def ticket(desk: Desk, request: web.Request) -> Answer:
+    """The ticket with its code for the door, for whoever has its address."""
+    return await _ticket_page(desk, path_ticket_id(request))
+
+
+async def move(desk: Desk, request: web.Request) -> Answer:
+    """Move a ticket by the form of its page."""
+    check_same_site(request)
+    ticket_id = path_ticket_id(request)
+    form = await Form.read(request, _MOVE)
+    if form.errors:
+        return await _ticket_page(desk, ticket_id, moving=form)
+    try:
+        await desk.box_office.move(ticket_id, form.kept["timing"], form.kept["phone"])
+    except (TicketNotFound, TicketExpired, StoreTrouble):
+        raise
+    except MatineeError as error:
+        status, _ = _tell(form, error)
+        return await _ticket_page(desk, ticket_id, moving=form, status=status)
+    desk.metrics.tickets["moved"] += 1
+    return see_other(f"/tickets/{ticket_id}#moved")
+
+
+async def cancel(desk: Desk, request: web.Request) -> Answer:
+    """Cancel a ticket by the form of its page."""
+    check_same_site(request)
+    ticket_id = path_ticket_id(request)
+    form = await Form.read(request, _CANCEL)
+    if form.errors:
+        return await _ticket_page(desk, ticket_id, cancelling=form)
+    try:
+        cancelled = await desk.box_office.cancel(ticket_id, form.kept["phone"])
+    except (TicketNotFound, TicketExpired, StoreTrouble):
+        raise
+    except MatineeError as error:
+        status, _ = _tell(form, error)
+        return await _ticket_page(desk, ticket_id, cancelling=form, status=status)
+    desk.metrics.tickets["cancelled"] += 1
+    return see_other(f"/theatres/{cancelled.showtime.theatre.id}#cancelled")
+
+
+def coming_days(seats: Sequence[Availability]) -> list[Day]:
+    """What can be booked or has just sold out, by the day."""
+    upcoming = [each for each in seats if each.status != "closed"]
+    if not upcoming:
+        return []
+    first = upcoming[0]
+    now = datetime.datetime.fromtimestamp(first.now_ms / 1000, first.showtime.theatre.timezone)
+    near = {now.date(): "Today", now.date() + datetime.timedelta(days=1): "Tomorrow"}
+    days = []
+    for label, group in groupby(upcoming, key=lambda each: each.showtime.label[: len("2026-11-24")]):
+        showtimes = list(group)
+        weekday, _, date = long_date(label).partition(", ")
+        title = near.get(datetime.date.fromisoformat(label))
+        subtitle = date if title is None else short_date(label)
+        days.append(Day(label, title or weekday, subtitle, showtimes))
+    return days
+
+
+async def _ticket_page(
+    desk: Desk, ticket_id: str, *, moving: Form | None = None, cancelling: Form | None = None, status: int | None = None
+) -> Answer:
+    """The ticket's page; with the form that was refused, if one was."""
+    found = await desk.box_office.ticket(ticket_id)
+    refused = moving or cancelling
+    if refused is not None:
+        _word(refused)
+    seats = await desk.box_office.coming_showtimes(found.showtime.theatre)
+    return private_page(
+        desk,
+        "ticket.html",
+        status=status or (200 if refused is None else 422),
+        ticket=TicketAnswer.of(found, masked=True),
+        showtime=found.showtime,
+        qr=qr_code(ticket_id),
+        begun=found.showtime.starts_ms <= desk.store.now_ms(),
+        days=coming_days([each for each in seats if each.showtime != found.showtime]),
+        moving=moving or Form(dict.fromkeys(_MOVE, "")),
+        cancelling=cancelling or Form(dict.fromkeys(_CANCEL, "")),
+        is_moving=moving is not None,
+        is_cancelling=cancelling is not None,
+    )
+
+
+def _front(desk: Desk, theatre: Theatre, days: list[Day], form: Form) -> dict[str, object]:
+    _word(form)
+    timing = form.written.get("timing", "")
+    chosen = [each for day in days for each in day.showtimes if each.showtime.label == timing and each.available]
+    return {
+        "theatre": theatre,
+        "several": len(desk.programme.theatres) > 1,
+        "days": days,
+        "chosen": chosen[0] if chosen else None,
+        "written": {name: form.written.get(name, "") for name in ("timing", "name", "phone")},
+        "errors": form.errors,
+        # Names this form: sent twice, it books once.
+        "key": form.written.get("key") or secrets.token_urlsafe(18),
+    }
+
+
+def _key(form: Form) -> str | None:
+    """The Idempotency-Key of a booking: the form and what it says. Filled in anew, it is another booking."""
+    written = form.written.get("key")
+    if not written:
+        return None
+    return tickets.digest("\n".join((written, *(form.kept[name] for name in _BOOKING))))
+
+
+def _tell(form: Form, error: MatineeError) -> tuple[int, dict[str, str]]:
+    """Write a problem beside its field; return its status and headers."""
+    problem, headers = problems.describe(error)
+    form.errors[_PLACE.get(problem.code, "form")] = WORDS.get(problem.code, problem.detail)
+    headers.pop("Cache-Control")
+    return problem.status, headers
+
+
+def _word(form: Form) -> None:
+    """Make sentences of what the rules say."""
+    for name, message in form.errors.items():
+        if message == MISSING:
+            form.errors[name] = _MISSING[name]
+        elif message.startswith("must "):
+            form.errors[name] = f"It {message}."
