@@ -9,6 +9,7 @@ from service import openapi
 from service.box_office import BoxOffice
 from service.edge import BODY_LIMIT
 from service.handlers.desk import Desk
+from service.handlers.front import Fronts
 from service.live import Live
 from service.metrics import Metrics
 from service.pipeline import Pipeline
@@ -31,6 +32,7 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
     box_office = BoxOffice(store, programme)
     live = Live(box_office)
     metrics.listeners = lambda: live.listeners
+    pages = Pages()
     desk = Desk(
         box_office=box_office,
         programme=programme,
@@ -39,7 +41,8 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -
         metrics=metrics,
         live=live,
         openapi=openapi.document(),
-        pages=Pages(),
+        pages=pages,
+        fronts=Fronts(box_office, programme, pages),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
     add_routes(app, desk)

@@ -5,6 +5,7 @@ from aiohttp import web
 
 from service import edge, fields
 from service.box_office import BoxOffice
+from service.handlers.front import Fronts
 from service.lean import Answer, Headers
 from service.live import Live
 from service.metrics import Metrics
@@ -27,6 +28,7 @@ class Desk(msgspec.Struct):
     live: Live
     openapi: bytes
     pages: Pages
+    fronts: Fronts
     draining: bool = False
 
     def theatre(self, request: web.Request) -> Theatre:

@@ -55,7 +55,8 @@ async def sign_in(desk: Desk, request: web.Request) -> Answer:
     cookie = await sessions.sign_in(form.written["token"], int(time.time()))
     if cookie is None:
         wrong = "This is not the staff token."
-        return private_page(desk, "sign_in.html", status=401, headers=tuple(CHALLENGE.items()), wrong=wrong)
+        body = desk.pages.render("sign_in.html", wrong=wrong)
+        return private_page(body, status=401, headers=tuple(CHALLENGE.items()))
     return see_other(HOME, (_cookie(request, cookie, LIFE_S),))
 
 
@@ -96,7 +97,7 @@ async def look_up(desk: Desk, request: web.Request) -> Answer:
     ticket_id = edge.field("ticket_id", fields.ticket_id, request.query.get("ticket_id", ""))
     found = await desk.box_office.ticket(ticket_id)
     ticket = TicketAnswer.of(found, masked=False)
-    return private_page(desk, "person.html", ticket=ticket, showtime=found.showtime, **_frame(desk))
+    return private_page(desk.pages.render("person.html", ticket=ticket, showtime=found.showtime, **_frame(desk)))
 
 
 async def cancel(desk: Desk, request: web.Request) -> Answer:
@@ -117,14 +118,14 @@ async def tickets(desk: Desk, request: web.Request) -> Answer:
     theatre, label = desk.theatre(request), showtimes.path_label(request)
     seats = await desk.box_office.showtime(theatre, label)
     found = await desk.box_office.tickets(theatre, label)
-    return private_page(
-        desk,
+    body = desk.pages.render(
         "tickets.html",
         seats=seats,
         tickets=[TicketAnswer.of(ticket, masked=False) for ticket in found],
         admitted=sum(ticket.status == "admitted" for ticket in found),
         **_frame(desk),
     )
+    return private_page(body)
 
 
 async def tickets_csv(desk: Desk, request: web.Request) -> Answer:
@@ -145,10 +146,8 @@ async def _door(desk: Desk, request: web.Request, verdict: Verdict | None = None
     theatre = desk.programme.theatre(written.get("theatre"))
     today = datetime.datetime.fromtimestamp(desk.store.now_ms() / 1000, theatre.timezone).date()
     date = written.get("date", today)
-    return private_page(
-        desk,
+    body = desk.pages.render(
         "door.html",
-        status=200 if verdict is None else verdict.status,
         theatre=theatre,
         several=len(desk.programme.theatres) > 1,
         date=date,
@@ -159,6 +158,7 @@ async def _door(desk: Desk, request: web.Request, verdict: Verdict | None = None
         verdict=verdict,
         **_frame(desk),
     )
+    return private_page(body, status=200 if verdict is None else verdict.status)
 
 
 def _frame(desk: Desk) -> dict[str, Any]:

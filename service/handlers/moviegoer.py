@@ -1,11 +1,5 @@
 """The pages of moviegoers: the showtimes with the form that books, and the ticket with the forms that change it."""
 
-import datetime
-import secrets
-from collections.abc import Sequence
-from itertools import groupby
-
-import msgspec
 from aiohttp import web
 
 from service import fields, problems
@@ -14,10 +8,12 @@ from service.edge import MISSING, Form, query
 from service.errors import MatineeError, StoreTrouble, TicketExpired, TicketNotFound
 from service.handlers import tickets
 from service.handlers.desk import Desk, path_ticket_id
+from service.handlers.front import coming_days, new_key
 from service.handlers.pages import WORDS, common_page, private_page, see_other
 from service.lean import Answer
-from service.model import Availability, Theatre
-from service.rendering import long_date, qr_code, short_date
+from service.model import Theatre
+from service.negotiation import takes_gzip
+from service.rendering import qr_code
 from service.security import check_same_site
 from service.wire import TicketAnswer
 
@@ -40,26 +36,12 @@ _MOVE = {"timing": fields.showtime, "phone": fields.phone}
 _CANCEL = {"phone": fields.phone}
 
 
-class Day(msgspec.Struct, frozen=True):
-    """The showtimes of one date (`2026-11-24`): `title` is `Today`, `Tomorrow` or the day of the week."""
-
-    date: str
-    title: str
-    subtitle: str
-    showtimes: list[Availability]
-
-    @property
-    def left(self) -> int:
-        """Seats that can still be booked on that day."""
-        return sum(seats.available for seats in self.showtimes)
-
-
 async def theatres(desk: Desk, request: web.Request) -> Answer:
     """The theatres to choose from, a page of them at a time, searched by name."""
     wish = query(request, {"name": str, "cursor": Cursor.read})
     name = wish.get("name", "").strip()
     found = desk.programme.directory.page(THEATRES, name, wish.get("cursor"))
-    return common_page(desk, request, "theatres.html", found=found, name=name)
+    return common_page(desk.pages.render("theatres.html", found=found, name=name))
 
 
 async def theatre(desk: Desk, request: web.Request) -> Answer:
@@ -69,8 +51,8 @@ async def theatre(desk: Desk, request: web.Request) -> Answer:
 
 async def front(desk: Desk, request: web.Request, theatre: Theatre) -> Answer:
     """The page of a theatre."""
-    days = coming_days(await desk.box_office.coming_showtimes(theatre))
-    return common_page(desk, request, "front.html", **_front(desk, theatre, days, Form({})))
+    packed = takes_gzip(request.headers.get("Accept-Encoding"))
+    return common_page(await desk.fronts.page(theatre, packed=packed), packed=packed)
 
 
 async def book(desk: Desk, request: web.Request) -> Answer:
@@ -96,8 +78,9 @@ async def book(desk: Desk, request: web.Request) -> Answer:
     except StoreTrouble as error:
         status, headers = _tell(form, error)
         days = []
-    values = _front(desk, theatre, days, form)
-    return private_page(desk, "front.html", status=status, headers=tuple(headers.items()), **values)
+    _word(form)
+    body = desk.fronts.render(theatre, days, form, form.written.get("key") or new_key())
+    return private_page(body, status=status, headers=tuple(headers.items()))
 
 
 async def ticket(desk: Desk, request: web.Request) -> Answer:
@@ -141,24 +124,6 @@ async def cancel(desk: Desk, request: web.Request) -> Answer:
     return see_other(f"/theatres/{cancelled.showtime.theatre.id}#cancelled")
 
 
-def coming_days(seats: Sequence[Availability]) -> list[Day]:
-    """What can be booked or has just sold out, by the day."""
-    upcoming = [each for each in seats if each.status != "closed"]
-    if not upcoming:
-        return []
-    first = upcoming[0]
-    now = datetime.datetime.fromtimestamp(first.now_ms / 1000, first.showtime.theatre.timezone)
-    near = {now.date(): "Today", now.date() + datetime.timedelta(days=1): "Tomorrow"}
-    days = []
-    for label, group in groupby(upcoming, key=lambda each: each.showtime.label[: len("2026-11-24")]):
-        showtimes = list(group)
-        weekday, _, date = long_date(label).partition(", ")
-        title = near.get(datetime.date.fromisoformat(label))
-        subtitle = date if title is None else short_date(label)
-        days.append(Day(label, title or weekday, subtitle, showtimes))
-    return days
-
-
 async def _ticket_page(
     desk: Desk, ticket_id: str, *, moving: Form | None = None, cancelling: Form | None = None, status: int | None = None
 ) -> Answer:
@@ -168,10 +133,8 @@ async def _ticket_page(
     if refused is not None:
         _word(refused)
     seats = await desk.box_office.coming_showtimes(found.showtime.theatre)
-    return private_page(
-        desk,
+    body = desk.pages.render(
         "ticket.html",
-        status=status or (200 if refused is None else 422),
         ticket=TicketAnswer.of(found, masked=True),
         showtime=found.showtime,
         qr=qr_code(ticket_id),
@@ -182,22 +145,7 @@ async def _ticket_page(
         is_moving=moving is not None,
         is_cancelling=cancelling is not None,
     )
-
-
-def _front(desk: Desk, theatre: Theatre, days: list[Day], form: Form) -> dict[str, object]:
-    _word(form)
-    timing = form.written.get("timing", "")
-    chosen = [each for day in days for each in day.showtimes if each.showtime.label == timing and each.available]
-    return {
-        "theatre": theatre,
-        "several": len(desk.programme.theatres) > 1,
-        "days": days,
-        "chosen": chosen[0] if chosen else None,
-        "written": {name: form.written.get(name, "") for name in ("timing", "name", "phone")},
-        "errors": form.errors,
-        # Names this form: sent twice, it books once.
-        "key": form.written.get("key") or secrets.token_urlsafe(18),
-    }
+    return private_page(body, status=status or (200 if refused is None else 422))
 
 
 def _key(form: Form) -> str | None:

@@ -1,8 +1,5 @@
 """What all pages for people share: their headers, their files, and how they tell what went wrong."""
 
-import gzip
-from typing import Any
-
 from aiohttp import hdrs, web
 
 from service import problems
@@ -48,19 +45,15 @@ WORDS = {
 }
 
 
-def private_page(desk: Desk, template: str, *, status: int = 200, headers: Headers = (), **values: Any) -> Answer:
+def private_page(body: bytes, *, status: int = 200, headers: Headers = ()) -> Answer:
     """A page that may carry a name, a phone or a ticket's id: nobody may store it."""
-    body = desk.pages.render(template, **values)
     return Answer(body, status=status, media_type=HTML, headers=(*headers, *_PRIVATE))
 
 
-def common_page(desk: Desk, request: web.Request, template: str, **values: Any) -> Answer:
-    """A page that is about nobody: compressed, and asked for anew each time."""
-    body = desk.pages.render(template, **values)
-    if not takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING)):
-        return Answer(body, media_type=HTML, headers=_COMMON)
-    packed = gzip.compress(body, compresslevel=4, mtime=0)
-    return Answer(packed, media_type=HTML, headers=((hdrs.CONTENT_ENCODING, "gzip"), *_COMMON))
+def common_page(body: bytes, *, packed: bool = False) -> Answer:
+    """A page that is about nobody, compressed by gzip if it is `packed`: asked for anew each time."""
+    headers = ((hdrs.CONTENT_ENCODING, "gzip"), *_COMMON) if packed else _COMMON
+    return Answer(body, media_type=HTML, headers=headers)
 
 
 def see_other(location: str, headers: Headers = ()) -> Answer:
@@ -75,15 +68,9 @@ def explain(desk: Desk, request: web.Request, error: MatineeError) -> Answer:
     problem, headers = problems.describe(error)
     headers.pop(hdrs.CACHE_CONTROL)
     template = "sign_in.html" if problem.code == "staff_only" else "problem.html"
-    answer = private_page(
-        desk,
-        template,
-        status=problem.status,
-        headers=tuple(headers.items()),
-        title=problem.title,
-        words=WORDS.get(problem.code, problem.detail),
-        wrong="",
-    )
+    words = WORDS.get(problem.code, problem.detail)
+    body = desk.pages.render(template, title=problem.title, words=words, wrong="")
+    answer = private_page(body, status=problem.status, headers=tuple(headers.items()))
     if problem.code in problems.CLOSING:
         answer.force_close()
     return answer

@@ -105,8 +105,6 @@ def _unless_known(request: web.Request, seats: Sequence[Availability], build: Ca
     return json_answer(build(), headers=headers)
 
 
-
-
 def _cell(value: str | None) -> str:
     """A cell that no spreadsheet takes for a formula: those get an apostrophe in front."""
     if value is None:
