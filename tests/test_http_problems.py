@@ -19,6 +19,8 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 ELSEWHERE = {
     "staff_only": "test_http_security",
     "protected_mode": "test_http_security",
+    "cross_site": "test_pages_common",
+    "too_many_guesses": "test_sessions",
     "wrong_phone": "test_http_tickets",
     "sold_out": "test_http_tickets",
     "showtime_closed": "test_http_tickets",
@@ -156,7 +158,7 @@ async def test_a_theatre_or_ticket_that_is_none_is_404(api: Api) -> None:
 
 @pytest.mark.parametrize("path", sorted({route.path for route in ROUTES}))
 async def test_another_method_is_405_and_says_which_there_are(api: Api, path: str) -> None:
-    real = path.format(theatre="main", showtime="2026-11-24T18:00", ticket_id=UNKNOWN_ID)
+    real = path.format(theatre="main", showtime="2026-11-24T18:00", ticket_id=UNKNOWN_ID, file="matinee.css")
     methods = {route.method for route in ROUTES if route.path == path}
     answer = await api.request("PROPFIND", real)
     told = await problem(answer, 405, "method_not_allowed")
