@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from servers import start_server
+
+from tests.servers import start_server
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -28,12 +29,16 @@ class Link:
     """Listens on a free port of loopback for the server at the Unix socket `upstream`, and can hold all bytes back."""
 
     def __init__(self, upstream: str) -> None:
-        self._upstream = upstream.removeprefix("unix://")
+        self.lead_to(upstream)
         self._free = threading.Event()
         self._free.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def lead_to(self, upstream: str) -> None:
+        """Take the next connections to this server."""
+        self._upstream = upstream.removeprefix("unix://")
 
     def hold(self) -> None:
         """Let nothing through any more, either way."""
@@ -73,24 +78,28 @@ class Link:
 class Replica:
     """A server that follows the primary over its own link."""
 
-    def __init__(self, binary: str, folder: Path, link: Link) -> None:
-        self.link = link
-        self.process, self.url = start_server(binary, folder, "--replicaof", f"127.0.0.1 {link.port}")
+    def __init__(self, binary: str, folder: Path, link: Link, *options: str) -> None:
+        self.folder = folder
+        self.process, self.url = start_server(binary, folder, "--replicaof", f"127.0.0.1 {link.port}", *options)
         self.client = redis.Redis.from_url(self.url)
+        self.wait_for_copy()
+
+    def wait_for_copy(self) -> None:
+        """Wait until the first copy of the primary's data is there."""
         # Neither `connected_slaves` nor `online` of the primary means that the first copy has arrived.
         wait_until(lambda: self.client.info("replication")["master_link_status"] == "up")
 
 
 class Replicated:
-    """A primary with replicas."""
+    """A primary with replicas; `options` are for all of these servers."""
 
-    def __init__(self, binary: str, folder: Path, replicas: int) -> None:
+    def __init__(self, binary: str, folder: Path, replicas: int, *options: str) -> None:
         for name in ("p", *(f"r{n}" for n in range(replicas))):
             (folder / name).mkdir()
-        self.process, self.url = start_server(binary, folder / "p", "--repl-diskless-sync-delay", "0")
+        self.process, self.url = start_server(binary, folder / "p", "--repl-diskless-sync-delay", "0", *options)
         self.client = redis.Redis.from_url(self.url)
         self.links = [Link(self.url) for _ in range(replicas)]
-        self.replicas = [Replica(binary, folder / f"r{n}", link) for n, link in enumerate(self.links)]
+        self.replicas = [Replica(binary, folder / f"r{n}", link, *options) for n, link in enumerate(self.links)]
 
     @contextmanager
     def held(self) -> Iterator[None]:

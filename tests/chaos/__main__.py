@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from tests.chaos import store_faults, web_faults, wire_faults  # noqa: F401  their scenarios register themselves
+from tests.chaos import durability_faults, store_faults, web_faults, wire_faults  # noqa: F401  their scenarios register themselves
 from tests.chaos.stage import SCENARIOS, Scenario, Stage
 
 REPORT = Path(__file__).parent / "report.json"
