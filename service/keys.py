@@ -11,7 +11,7 @@ them all.
     {main}:idempotency:<digest>             string  ticket id, fingerprint   IDEMPOTENCY_LIFE_MS
 """
 
-from functools import lru_cache
+from service.model import Showtime, compact
 
 HOUR_MS = 3_600_000
 
@@ -22,21 +22,23 @@ IDEMPOTENCY_LIFE_MS = 24 * HOUR_MS
 CANCELLED_LIFE_MS = HOUR_MS
 
 
-@lru_cache(maxsize=16_384)
-def compact(label: str) -> str:
-    """`2026-11-24T18:00` as it stands in keys and ticket hashes: `20261124T1800`."""
-    return label.replace("-", "").replace(":", "")
-
-
 def spread(showtime: str) -> str:
-    """The inverse of `compact`."""
+    """The inverse of `model.compact`."""
     return f"{showtime[:4]}-{showtime[4:6]}-{showtime[6:11]}:{showtime[11:]}"
 
 
-@lru_cache(maxsize=16_384)
 def showtime_keys(theatre_id: str, label: str) -> tuple[str, str]:
     """The hash of a showtime's counters, and the zset of its ticket ids."""
-    key = f"{{{theatre_id}}}:showtime:{compact(label)}"
+    return _showtime_keys(theatre_id, compact(label))
+
+
+def keys_of(showtime: Showtime) -> tuple[str, str]:
+    """The same for a showtime that is at hand."""
+    return _showtime_keys(showtime.theatre.id, showtime.stored)
+
+
+def _showtime_keys(theatre_id: str, stored: str) -> tuple[str, str]:
+    key = f"{{{theatre_id}}}:showtime:{stored}"
     return key, f"{key}:tickets"
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec.structs import force_setattr
 
 TicketStatus = Literal["booked", "admitted", "expired"]
 ShowtimeStatus = Literal["open", "sold_out", "closed"]
@@ -27,6 +28,11 @@ def _second(at_s: int, timezone: ZoneInfo) -> str:
     return datetime.fromtimestamp(at_s, timezone).isoformat()
 
 
+def compact(label: str) -> str:
+    """`2026-11-24T18:00` as it stands in keys and ticket hashes: `20261124T1800`."""
+    return label.replace("-", "").replace(":", "")
+
+
 class Theatre(msgspec.Struct, frozen=True):
     """One auditorium: its id (`main`), name, time zone, seats per showtime, and daily timings (`HH:MM`, sorted).
 
@@ -41,13 +47,15 @@ class Theatre(msgspec.Struct, frozen=True):
     films: dict[str, str] = {}
 
 
-class Showtime(msgspec.Struct, frozen=True):
+class Showtime(msgspec.Struct, frozen=True, gc=False):
     """A timing on a date. All instants are milliseconds since the epoch; the texts are made once and kept.
 
     `label` is the local time (`2026-11-24T18:00`), `starts_at` and `expires_at` are RFC 3339 with the zone's offset.
     `expires_ms` is when its tickets, and with them names and phones, are deleted.
     `forgotten_ms` is when the showtime's own keys (counter, ids) are deleted.
     `film` is what the programme shows at that timing now, None where it says nothing.
+    `stored` is the label as it stands in Redis, `limits` are capacity, starts_ms, expires_ms and forgotten_ms as text;
+    both follow from the rest.
     """
 
     theatre: Theatre
@@ -59,6 +67,15 @@ class Showtime(msgspec.Struct, frozen=True):
     starts_at: str
     expires_at: str
     film: str | None
+    stored: str = ""
+    limits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Here, so that they are right also where a test gives a showtime another start.
+        force_setattr(self, "stored", compact(self.label))
+        # hiredis takes 0.3 µs to write a number, four times what it takes for a text
+        limits = (self.theatre.capacity, self.starts_ms, self.expires_ms, self.forgotten_ms)
+        force_setattr(self, "limits", tuple(map(str, limits)))
 
     def beyond_horizon(self, now_ms: int) -> bool:
         """Whether it starts too late to be booked yet: more than 7 days (168 h) after `now_ms`."""

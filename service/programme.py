@@ -8,6 +8,7 @@ import datetime
 import functools
 import itertools
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from service.settings import (
 )
 
 DATES_KEPT = 1024  # dates whose showtimes stay in memory as lists
+UPCOMING_KEPT = 65_536  # next showtimes that stay in memory: all of ten thousand theatres with six timings each
 LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 700 bytes each
 
 # The years 2000 to 2999: in them every offset is of whole minutes, as RFC 3339 wants, and the calendar has
@@ -86,6 +88,8 @@ class Programme:
         if not TIMING.fullmatch(timing):
             raise ValueError(f"must be {_TIMING_SHAPE} or {_LABEL_SHAPE}")
         _check_timing(theatre, timing)
+        if len(self._upcoming) >= UPCOMING_KEPT:
+            del self._upcoming[next(iter(self._upcoming))]  # the one that came first
         self._upcoming[theatre.id, timing] = kept = self._next(theatre, timing, now_ms)
         return kept[1]
 
@@ -158,7 +162,7 @@ class Programme:
         except ValueError:
             raise ValueError(f"must be {_LABEL_SHAPE}, and that date is not in the calendar") from None
         theatre = self.theatres[theatre_id]
-        timing = label[-len("HH:MM") :]
+        timing = sys.intern(label[-len("HH:MM") :])
         starts_ms = int(local.replace(tzinfo=theatre.timezone).timestamp()) * 1000
         expires_ms = starts_ms + self.ticket_life_ms
         return Showtime(
