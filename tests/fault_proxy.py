@@ -42,7 +42,8 @@ class FaultProxy:
     The script calls are numbered from 1 over all connections; those in `lost` lose their reply. `when_lost`
     runs between the loss and the end of the connection. Before the replies of those in `pushed` goes a push
     message (RESP3) that nobody asked for. Those in `held` do not get through: the caller's connection ends, and what
-    it had sent waits on the way to the server until `release`. `delay_s` is asked how late each piece arrives.
+    it had sent waits on the way to the server until `release`. `delay_s` is asked how late each piece arrives. With a
+    `pace_s` the server seems to take so long for each script call.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FaultProxy:
         pushed: Collection[int] = (),
         held: Collection[int] = (),
         delay_s: Callable[[], float] | None = None,
+        pace_s: float = 0.0,
         when_lost: Callable[[], object] = lambda: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -61,11 +63,13 @@ class FaultProxy:
         self.pushed = pushed
         self.held = held
         self.delay_s = delay_s
+        self.pace_s = pace_s
         self.when_lost = when_lost
         self.tls = tls
         self.script_calls = 0
         self.connections = 0
         self.url = ""
+        self._free_at = 0.0
         self._links: set[_Link] = set()
         self._late: list[_Link] = []
         self._serving: set[asyncio.Task[None] | None] = set()
@@ -134,7 +138,10 @@ class FaultProxy:
                 if any(number in self.held for number in range(first, self.script_calls + 1)):
                     link.waiting += data
                     return
-                self._pass_on(link, link.server_out, data)
+                if self.pace_s:
+                    self._pass_at_pace(link, data)
+                else:
+                    self._pass_on(link, link.server_out, data)
 
     async def _back(self, link: "_Link") -> None:
         buffer = bytearray()
@@ -150,6 +157,17 @@ class FaultProxy:
                         link.client_out.write(PUSH)
                     self._pass_on(link, link.client_out, bytes(buffer[:end]))
                     del buffer[:end]
+
+    def _pass_at_pace(self, link: "_Link", data: bytes) -> None:
+        """Pass on one command after the other, each when the server would have got to it."""
+        link.paced += data
+        loop = asyncio.get_running_loop()
+        while link.paced and (end := frame_end(link.paced, 0)) >= 0:
+            command = bytes(link.paced[:end])
+            del link.paced[:end]
+            busy_s = self.pace_s if b"EVALSHA" in command[:30] else 0.0
+            self._free_at = max(self._free_at, loop.time()) + busy_s + 1e-6  # a timer is no queue
+            loop.call_at(self._free_at, link.server_out.write, command)
 
     def _pass_on(self, link: "_Link", sink: asyncio.StreamWriter, data: bytes) -> None:
         if link.silent:
@@ -177,6 +195,7 @@ class _Link:
         self.server_in, self.server_out = server_in, server_out
         self.numbers: deque[int] = deque()  # of the commands without a reply; 0 for what is no script call
         self.waiting = bytearray()
+        self.paced = bytearray()
         self.due: dict[asyncio.StreamWriter, float] = {}  # when the last delayed piece goes on
         self.silent = False
 

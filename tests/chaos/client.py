@@ -139,8 +139,8 @@ def _told(call: Call, answer: Answer) -> tuple[Outcome, str]:
         return "refused" if known else "unknown", answer.code
     if call.kind == "book":
         call.ticket_id = answer.json["ticket_id"]
-    elif call.kind == "seats":
+    if call.kind == "seats":
         call.seen = answer.json["booked"]
-    elif call.kind == "view":
+    elif call.kind != "cancel":
         call.told = f"{answer.json['name']} at {answer.json['showtime']}"
     return "done", ""

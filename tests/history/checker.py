@@ -84,7 +84,7 @@ def _wrong_answer(call: Call, ending: Ending) -> Iterator[str]:
         yield f"{who}: the service failed"
     if call.ticket_id is not None and call.code in {"ticket_not_found", "ticket_expired"}:
         yield f"{who}: its holder was told {call.code}"
-    if call.kind == "view" and call.outcome == "done" and call.told != f"{call.name} at {call.showtime}":
+    if call.told not in ("", f"{call.name} at {call.showtime}"):
         yield f"{who}: its holder was shown {call.told}"
     if call.changes and call.outcome == "done" and not call.versions:
         yield f"{who}: answered as done, and nothing shows that it was"
