@@ -118,7 +118,7 @@ async def test_every_caller_gets_the_reply_to_its_own_command(pipeline: Pipeline
 async def test_commands_that_wait_together_travel_in_one_write(pipeline: Pipeline) -> None:
     await pipeline.run(ECHO, [], ["loaded"], mutates=False)
     batches = pipeline.batches
-    await asyncio.gather(*(pipeline.run(ECHO, [], [n], mutates=False) for n in range(500)))
+    await asyncio.gather(*(pipeline.run(ECHO, [], [n], mutates=False) for n in range(250)))
     assert pipeline.batches - batches <= 2  # the second would be the pipeline's own TIME
 
 
@@ -239,6 +239,53 @@ async def test_beyond_the_bound_a_command_is_refused_at_once(pool: ConnectionPoo
         assert all(isinstance(result, Unavailable) for result in results[5:])
         assert pipeline.shed == 3
         assert (pipeline.waiting, pipeline.in_flight) == (0, 0)
+
+
+async def under_way_at_most(pipeline: Pipeline, calls: int) -> int:
+    """Make so many calls at once; how many of them were in flight at the most, as seen at every turn."""
+    answers = [pipeline.run(ECHO, [], [n], mutates=False) for n in range(calls)]
+    most = 0
+    while not all(answer.done() for answer in answers):
+        await asyncio.sleep(0)
+        most = max(most, pipeline.in_flight)
+    assert [await answer for answer in answers] == [[b"echo", b"%d" % n] for n in range(calls)]
+    return most
+
+
+async def test_a_quick_server_gets_as_much_at_once_as_is_asked_for(server: Server) -> None:
+    async with opened(server.url, max_waiting=100_000) as pipeline:
+        while await under_way_at_most(pipeline, 4000) < 1000:
+            pass
+
+
+async def offered_too_much(pipeline: Pipeline, calls: int, per_s: float) -> Counter[str]:
+    """Offer calls at a steady rate, whatever comes of those before; count what came of them."""
+    answers: list[asyncio.Future[Any]] = []
+    began = asyncio.get_running_loop().time()
+    for n in range(calls):
+        await asyncio.sleep(max(0.0, began + n / per_s - asyncio.get_running_loop().time()))
+        answers.append(pipeline.run(ECHO, [], [n], mutates=True))
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    return Counter(type(result).__name__ for result in results)
+
+
+async def test_a_slow_server_works_for_callers_who_still_wait(server: Server) -> None:
+    server.client.script_load(ECHO.source)
+    async with FaultProxy(server.url, pace_s=0.002) as proxy, opened(proxy) as pipeline:
+        seen = await offered_too_much(pipeline, calls=5000, per_s=2500)  # five times what it can take
+        assert pipeline.connects == 1, "slow is not away"
+        assert pipeline.ready
+    assert seen["list"] > 0.8 * proxy.script_calls, "nearly all that it did was of use"
+    assert seen["OutcomeUnknown"] < 0.05 * proxy.script_calls
+    assert seen["Unavailable"] > 0.5 * 5000, "the rest was told so"
+
+
+async def test_after_a_slow_time_a_server_gets_more_again(server: Server) -> None:
+    async with FaultProxy(server.url, pace_s=0.002) as proxy, opened(proxy) as pipeline:
+        await offered_too_much(pipeline, calls=2000, per_s=2500)
+        proxy.pace_s = 0.0
+        while (await offered_too_much(pipeline, calls=500, per_s=2500)).keys() != {"list"}:
+            pass
 
 
 async def test_closing_answers_what_is_under_way_and_refuses_the_rest(pool: ConnectionPool) -> None:
