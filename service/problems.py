@@ -40,7 +40,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "too_many_listeners": (503, "Too many listeners"),
 }
 
-# After these the rest of the body is still on its way; to read it would be to let the client choose how much we read.
+# After these the rest of the body is still on its way; it is thrown away, for 10 s at most, and the connection closed.
 CLOSING = frozenset({"body_timeout", "body_too_large"})
 
 

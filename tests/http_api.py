@@ -7,7 +7,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import ConnectionPool
 
 from service.app import create_app
-from service.programme import programme_from
+from service.programme import Programme, programme_from
 from service.settings import Settings
 
 ASHA = {"name": "Asha Rao", "phone": "+91 98123-45678", "timing": "18:00"}
@@ -38,10 +38,13 @@ class Api:
         return await answer.json()
 
 
-async def opened(pool: ConnectionPool, **variables: str) -> Api:
-    """A service on the server of `pool`, with settings as an operator would write them."""
+async def opened(pool: ConnectionPool, programme: Programme | None = None, **variables: str) -> Api:
+    """A service on the server of `pool`, with settings as an operator would write them.
+
+    A `programme` given takes the place of the one that the settings make.
+    """
     settings = Settings.from_environment({"MATINEE_TIMINGS": "15:00,18:00,21:00", "MATINEE_CAPACITY": "3", **variables})
-    client = TestClient(TestServer(create_app(settings, programme_from(settings), pool)))
+    client = TestClient(TestServer(create_app(settings, programme or programme_from(settings), pool)))
     await client.start_server()
     return Api(client)
 

@@ -1,6 +1,8 @@
 """What goes wrong, and how the service says so: problem+json, a stable code, every bad field at once."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,9 +30,7 @@ ELSEWHERE = {
     "showtime_not_found": "test_http_tickets",
     "booking_cancelled": "test_http_idempotency",
     "idempotency_key_reused": "test_http_idempotency",
-    "ticket_expired": "test_store",
-    "body_timeout": "test_lean",
-    "malformed_request": "test_lean",
+    "ticket_expired": "test_http_tickets",
     "unavailable": "test_http_outage",
     "outcome_unknown": "test_http_outage",
     "too_many_listeners": "test_live",
@@ -38,9 +38,10 @@ ELSEWHERE = {
 
 
 def test_every_code_is_shown_somewhere() -> None:
-    here = open(__file__, encoding="utf-8").read()  # noqa: PTH123, SIM115  read whole, once
+    here = Path(__file__)
     for code in problems.PROBLEMS:
-        assert code in ELSEWHERE or f'"{code}"' in here, code
+        shown = here.with_stem(ELSEWHERE[code]) if code in ELSEWHERE else here
+        assert f'"{code}"' in shown.read_text(encoding="utf-8"), f"{shown.name} does not show {code}"
 
 
 async def test_all_bad_fields_are_named_with_what_would_be_right(api: Api) -> None:
@@ -143,6 +144,28 @@ async def test_other_media_types_are_415(api: Api) -> None:
 
 
 GZIP = {"Content-Encoding": "gzip"}
+
+
+async def answer_to(api: Api, request: bytes) -> tuple[int, str]:
+    """Status and code of the answer to bytes as they are; it must end their connection."""
+    reader, writer = await asyncio.open_connection(api.client.host, api.client.port)
+    writer.write(request)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert b"\r\nConnection: close\r\n" in head or head.startswith(b"HTTP/1.0")
+    body = await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+    writer.close()
+    return int(head.split()[1]), json.loads(body)["code"]
+
+
+async def test_a_body_that_trickles_is_408_and_the_connection_closes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.edge.BODY_DEADLINE_S", 0.05)
+    head = b"POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+    assert await answer_to(api, head + b'\r\n{"name":') == (408, "body_timeout")
+
+
+async def test_what_is_no_http_is_400_and_the_connection_closes(api: Api) -> None:
+    for request in (b"BOOK a ticket\r\n\r\n", b"GET / HTTP/1.1\r\nTicket-Phone: " + b"9" * 9000 + b"\r\n\r\n"):
+        assert await answer_to(api, request) == (400, "malformed_request")
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/tickets/", "/v2/tickets", "/booktickets/x", "/%0a"])
