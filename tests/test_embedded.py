@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -336,11 +337,22 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
         EmbeddedServer.start(tmp_path / "file" / "data")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def locked_folder() -> Iterator[Path]:
+    """A folder that its owner may not write. Root may write anywhere, so there the test is somebody else meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        Path(folder).chmod(0o500)
+        user = os.geteuid()
+        if user == 0:
+            os.chown(folder, 65534, -1)
+            os.seteuid(65534)
+        yield Path(folder)
+        os.seteuid(user)
+
+
+def test_a_folder_that_cannot_be_written(locked_folder: Path) -> None:
     with pytest.raises(EmbeddedServerError, match=r"cannot be used \(permission denied\)"):
-        EmbeddedServer.start(tmp_path)
+        EmbeddedServer.start(locked_folder)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
