@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, RedisCluster
 
 from service import openapi
 from service.box_office import BoxOffice
+from service.cluster import Cluster
 from service.edge import BODY_LIMIT
 from service.handlers.desk import Desk
 from service.handlers.front import Fronts
@@ -21,12 +22,13 @@ from service.settings import Settings
 from service.store import Store
 
 
-def create_app(settings: Settings, programme: Programme, pool: ConnectionPool) -> web.Application:
+def create_app(settings: Settings, programme: Programme, pool: ConnectionPool | RedisCluster) -> web.Application:
     """The service on the Redis of `pool`, whose connections must not repeat commands on their own.
 
     Starts without Redis too, and answers 503 until it is there.
     """
-    pipeline = Pipeline(pool, replicas=settings.wait_replicas)
+    replicas = settings.wait_replicas
+    pipeline = Cluster(pool, replicas=replicas) if isinstance(pool, RedisCluster) else Pipeline(pool, replicas=replicas)
     metrics = Metrics(pipeline)
     store = Store(pipeline, programme)
     box_office = BoxOffice(store, programme)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from service.deployment import Deployment, inspect
 from service.embedded import EmbeddedServer, holder_of
-from service.preflight import ServerReport, inspect_server
 from service.programme import programme_from
 from service.serve import access, replicas, summary
 from service.settings import Settings
@@ -17,26 +17,23 @@ def findings(settings: Settings) -> Iterator[str]:
     yield "settings: good"
     yield f"programme: {summary(programme_from(settings))}"
     yield f"access: {access(settings)}"
-    place, report = _look_at_server(settings)
-    yield f"server: {report.kind} {report.version}, {place}"
-    yield f"role: {report.role}"
-    yield f"maxmemory-policy: {report.policy or 'hidden'}"
-    yield f"persistence: {report.persistence}"
+    found = _deployment(settings)
+    yield f"server: {found.place}"
+    yield from found.nodes
+    yield f"persistence: {found.persistence}"
     if settings.wait_replicas:
-        yield f"replicas: {replicas(settings, report)}"
-    for warning in report.warnings:
+        yield f"replicas: {replicas(settings, found)}"
+    for warning in found.warnings:
         yield f"warning: {warning}"
 
 
-def _look_at_server(settings: Settings) -> tuple[str, ServerReport]:
-    """Where it is, and what it is."""
+def _deployment(settings: Settings) -> Deployment:
     if settings.redis_url:
-        report = inspect_server(settings.redis_url, settings.wait_replicas)
-        return f"at {report.address}", report
+        return inspect(settings.redis_url, settings.wait_replicas)
     if holder := holder_of(settings.data_dir):
-        return f"embedded, running as process {holder.server_pid}", inspect_server(holder.url)
+        return inspect(holder.url, where=f"embedded, running as process {holder.server_pid}")
     embedded = EmbeddedServer.start(settings.data_dir, settings.durability)
     try:
-        return f"embedded, data in {embedded.data_dir}", inspect_server(embedded.url)
+        return inspect(embedded.url, where=f"embedded, data in {embedded.data_dir}")
     finally:
         embedded.stop()

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from aiohttp import web
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, RedisCluster
 
 KEEPALIVE_S = 75.0  # longer than the 60 s of common proxies, so that the proxy is the one that closes
 STILL_ACCEPTING_S = 0.1  # in this time a draining process takes over what the kernel has accepted
@@ -34,7 +34,7 @@ class DrainingRunner(web.AppRunner):
 
     __slots__ = ("_pool",)
 
-    def __init__(self, app: web.Application, pool: ConnectionPool, *, grace_s: float) -> None:
+    def __init__(self, app: web.Application, pool: ConnectionPool | RedisCluster, *, grace_s: float) -> None:
         super().__init__(
             app,
             access_log=None,

@@ -16,6 +16,7 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from service.cluster import Cluster
 from service.histogram import Histogram
 from service.pipeline import BATCH_BOUNDS, ROUND_TRIP_BOUNDS_S, Pipeline
 
@@ -51,7 +52,7 @@ class Metrics:
     seats: `booked`, `moved`, `cancelled`, `admitted`. `listeners` tells how many clients follow a live stream.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline | Cluster) -> None:
         self._pipeline = pipeline
         self._routes: dict[tuple[str, str], RouteTally] = {}
         self.bookings: Tally[str] = Tally()

@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 _pack: Callable[[tuple[str | int | bytes, ...]], bytes]
 _pack = hiredis.pack_command  # type: ignore[assignment]  # its stub knows tuples of one element only
 
+AWAY = "Redis is away"
+SHUTTING_DOWN = "the service is shutting down"
 CONNECT_S = 2.0  # a whole attempt: connect, TLS, log in, load the scripts; some ten round trips
 PROBE_EVERY_S = 0.4
 READY_WITHIN_S = 0.9  # silence that makes `ready` false: two probes, and within the second that is promised
@@ -90,10 +92,22 @@ REFUSALS = {
 CHANGES_OF_SERVER = frozenset({"LOADING", "MASTERDOWN", "NOAUTH", "READONLY", "WRONGPASS"})
 
 
-class _Command:
+class Command:
     """One command and its place in the order of replies. Those of the pipeline itself have no script."""
 
-    __slots__ = ("deadline", "future", "in_doubt", "mutates", "packed", "reloads", "reply", "script")
+    __slots__ = (
+        "asking",
+        "deadline",
+        "future",
+        "in_doubt",
+        "keys",
+        "mutates",
+        "packed",
+        "redirects",
+        "reloads",
+        "reply",
+        "script",
+    )
 
     def __init__(
         self,
@@ -102,14 +116,18 @@ class _Command:
         packed: bytes,
         deadline: float,
         mutates: bool,
+        keys: Sequence[str] = (),
     ) -> None:
         self.future = future
         self.script = script
+        self.keys = keys
         self.packed = packed
         self.deadline = deadline  # on the clock of the event loop, seconds
         self.mutates = mutates
         self.in_doubt = False  # a lost connection may have carried it to the server
         self.reloads = 0
+        self.redirects = 0
+        self.asking = False  # ASKING goes before it, once: a node of a cluster said ASK
         self.reply: Any = None  # of a change that waits for the replicas
 
     def fail(self, why: str, *, sent: bool = False) -> None:
@@ -128,6 +146,10 @@ class _AwayError(Exception):
     """The server is connected but of no use: it stopped answering, or asked us to go elsewhere."""
 
 
+# What a cluster does with a command that one of its nodes refused; true where it has taken charge of it.
+Redirect = Callable[["Pipeline", Command, redis.exceptions.RedisError], bool]
+
+
 class Pipeline:
     """All commands of this process to one Redis server, over one connection at a time.
 
@@ -139,6 +161,9 @@ class Pipeline:
     `commands` (written), `connects`, `reconnects`, `shed` (refused at once) and `unconfirmed` (batches that too few
     replicas confirmed in time) only grow; `batch_sizes` counts the commands of each write, `round_trips_s` how long
     the probes took.
+
+    A node of a cluster has a `name`, host:port; `redirect` sees what it refuses before the caller does, and `lost`
+    is called when its connection is lost, and each time that no new one could be made.
     """
 
     def __init__(
@@ -149,8 +174,15 @@ class Pipeline:
         max_in_flight: int = 1024,
         max_waiting: int = 4096,
         replicas: int = 0,
+        name: str = "",
+        redirect: Redirect | None = None,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
+        self.name = name
+        self._server = f"Redis at {name}" if name else "Redis"
+        self._redirect = redirect
+        self._lost = lost
         self._replicas = replicas
         self._deadline_s = deadline_s
         self._max_in_flight = max_in_flight
@@ -161,10 +193,10 @@ class Pipeline:
         self._limited = False  # commands had to wait for want of room in flight
         self._grow_at = 0  # of all commands so many are answered: then it may grow
         self._ticks: deque[tuple[int, int, float]] = deque()  # commands written, answered, when
-        self._waiting: deque[_Command] = deque()
-        self._again: deque[_Command] = deque()
-        self._in_flight: deque[_Command] = deque()
-        self._held: deque[_Command] = deque()  # done, but not known to be on the replicas yet
+        self._waiting: deque[Command] = deque()
+        self._again: deque[Command] = deque()
+        self._in_flight: deque[Command] = deque()
+        self._held: deque[Command] = deque()  # done, but not known to be on the replicas yet
         self._asking = False  # the replicas; one question at a time
         self._replicas_missing = False
         self._reloading: set[str] = set()
@@ -187,17 +219,25 @@ class Pipeline:
 
     async def open(self) -> None:
         """Start, and wait for the first attempt to connect; should it fail, the pipeline goes on trying."""
+        self.start()
+        await self.tried()
+
+    async def tried(self) -> None:
+        """Wait for the first attempt to connect, however it ends."""
+        await self._tried.wait()
+
+    def start(self) -> None:
+        """Take commands from now on; they wait for the first connection."""
         self._loop = asyncio.get_running_loop()
         self._closed_because = None
         self._tasks = [
             self._loop.create_task(self._keep_connected()),
             self._loop.create_task(self._keep_deadlines()),
         ]
-        await self._tried.wait()
 
     async def close(self) -> None:
         """Refuse new commands, let those under way be answered (within the deadline), then disconnect."""
-        self._closed_because = "the service is shutting down"
+        self._closed_because = SHUTTING_DOWN
         under_way = itertools.chain(self._held, self._in_flight, self._again, self._waiting)
         if futures := [command.future for command in under_way if not command.future.done()]:
             await asyncio.wait(futures, timeout=self._deadline_s + 2 * TICK_S)
@@ -205,10 +245,9 @@ class Pipeline:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for command in itertools.chain(self._again, self._waiting):
-            command.fail("the service is shutting down")
-        self._again.clear()
-        self._waiting.clear()
+            self._tasks = []
+        for command in self.give_back():
+            command.fail(SHUTTING_DOWN)
 
     def run(
         self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], *, mutates: bool
@@ -227,9 +266,39 @@ class Pipeline:
             return future
         packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         deadline = self._loop.time() + self._deadline_s
-        self._waiting.append(_Command(future, script, packed, deadline, mutates))
+        self._waiting.append(Command(future, script, packed, deadline, mutates, keys))
         self._work.set()
         return future
+
+    def take(self, command: Command) -> None:
+        """Queue a command that another node's pipeline had; it goes ahead of those that wait."""
+        if not self._tasks:
+            command.fail(SHUTTING_DOWN)
+        else:
+            self._again.append(command)
+            self._work.set()
+
+    def give_back(self) -> list[Command]:
+        """Let go of every command that is not written, or is to be written again."""
+        queued = [command for command in (*self._again, *self._waiting) if command.script is not None]
+        self._again.clear()
+        self._waiting.clear()
+        return queued
+
+    def shut(self, because: str) -> None:
+        """Refuse new commands with this reason until `reopen` is called with it."""
+        if self._closed_because is None:
+            self._closed_because = because
+
+    def reopen(self, because: str) -> None:
+        """Take new commands again, unless they are refused for another reason too."""
+        if self._closed_because == because:
+            self._closed_because = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands."""
+        return self._connected
 
     @property
     def ready(self) -> bool:
@@ -283,6 +352,7 @@ class Pipeline:
                     self._go_away(trouble)
                 if not isinstance(trouble, _AwayError) or self._loop.time() - connected_at > STEADY_S:
                     failures = 0
+            self._lost()
             failures = min(failures + 1, STEPS)
             await asyncio.sleep(backoff.compute(failures))
 
@@ -338,7 +408,7 @@ class Pipeline:
             with contextlib.suppress(redis.exceptions.RedisError, OSError):
                 await connection.disconnect(nowait=True)
         troubles = [task.exception() for task in done]
-        log.info("the connection to Redis is lost (%s); connecting anew", troubles[0])
+        log.info("the connection to %s is lost (%s); connecting anew", self._server, troubles[0])
         for trouble in troubles:
             if not isinstance(trouble, redis.exceptions.RedisError | OSError | _AwayError):
                 log.error("the pipeline met an error of its own", exc_info=trouble)
@@ -365,18 +435,16 @@ class Pipeline:
         """Open the circuit: until a connection stands again, new commands are refused at once."""
         if self._away_since is None:
             self._away_since = self._loop.time()
-            log.warning("Redis is away: %s", str(reason) or repr(reason))
-        if self._closed_because is None:
-            self._closed_because = "Redis is away"
+            log.warning("%s is away: %s", self._server, str(reason) or repr(reason))
+        self.shut(AWAY)
 
     def _come_back(self) -> None:
         self.connects += 1
         self._heard_at = self._loop.time()
         if self._away_since is not None:
-            log.warning("Redis is back after %.1f s", self._heard_at - self._away_since)
+            log.warning("%s is back after %.1f s", self._server, self._heard_at - self._away_since)
             self._away_since = None
-            if self._closed_because == "Redis is away":
-                self._closed_because = None
+            self.reopen(AWAY)
 
     # The three tasks of a connection.
 
@@ -401,8 +469,8 @@ class Pipeline:
             packed = b"".join([command.packed for command in batch])
             await connection.send_packed_command(packed, check_health=False)
 
-    def _next_batch(self) -> list[_Command]:
-        batch: list[_Command] = []
+    def _next_batch(self) -> list[Command]:
+        batch: list[Command] = []
         if self._asking:
             return batch
         room = self._window - len(self._in_flight)
@@ -412,6 +480,9 @@ class Pipeline:
                 if self._replicas_missing and command.mutates:
                     command.fail(TOO_FEW_REPLICAS)
                 elif not command.future.done():
+                    if command.asking:
+                        command.asking = False
+                        batch.append(self._own_command(command.deadline, "ASKING"))
                     batch.append(command)
         if len(batch) >= room:
             self._limited = True
@@ -445,7 +516,7 @@ class Pipeline:
             else:
                 command.future.set_result(reply)
 
-    def _refuse(self, command: _Command, error: redis.exceptions.RedisError) -> None:
+    def _refuse(self, command: Command, error: redis.exceptions.RedisError) -> None:
         """Answer a command that the server refused; `_AwayError` if another connection is the way on."""
         self._work.set()
         code = error.status_code or str(error).partition(" ")[0]
@@ -457,6 +528,8 @@ class Pipeline:
             self._reload(script, command.deadline)
             command.reloads += 1
             self._again.append(command)
+        elif self._redirect is not None and self._redirect(self, command, error):
+            pass
         elif code in REFUSALS:
             if self._refused.get(script.name) != code:
                 self._refused[script.name] = code
@@ -473,12 +546,9 @@ class Pipeline:
             return
         self._reloading.add(script.sha)
 
-        def loaded(future: asyncio.Future[Any]) -> None:
-            self._reloading.discard(script.sha)
-            if not future.cancelled():
-                future.exception()  # seen: a failed load shows as NOSCRIPT again
-
-        self._own(deadline, "SCRIPT", "LOAD", script.source).add_done_callback(loaded)
+        # A failed load shows as NOSCRIPT again.
+        load = self._own(deadline, "SCRIPT", "LOAD", script.source)
+        load.add_done_callback(lambda _load: self._reloading.discard(script.sha))
 
     def _note_accepted(self, script: Script) -> None:
         if self._refused.pop(script.name, None) is not None:
@@ -486,12 +556,11 @@ class Pipeline:
 
     # The replicas: asked what they have at the end of a batch that changes something.
 
-    def _ask_replicas(self) -> _Command:
+    def _ask_replicas(self) -> Command:
         """WAIT tells how many replicas have all that this connection wrote, once enough do or the time is over."""
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        answer.add_done_callback(self._hear_replicas)
-        packed = _pack(("WAIT", str(self._replicas), str(CONFIRM_MS)))
-        return _Command(answer, None, packed, self._loop.time() + self._deadline_s, mutates=False)
+        question = self._own_command(self._loop.time() + self._deadline_s, "WAIT", str(self._replicas), str(CONFIRM_MS))
+        question.future.add_done_callback(self._hear_replicas)
+        return question
 
     def _hear_replicas(self, answer: asyncio.Future[Any]) -> None:
         """Answer what was held back, and let the next batch go."""
@@ -547,10 +616,15 @@ class Pipeline:
 
     def _own(self, deadline: float, *words: str) -> asyncio.Future[Any]:
         """Queue a command of the pipeline itself, ahead of those that wait."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._again.append(_Command(future, None, _pack(words), deadline, mutates=False))
+        command = self._own_command(deadline, *words)
+        self._again.append(command)
         self._work.set()
-        return future
+        return command.future
+
+    def _own_command(self, deadline: float, *words: str) -> Command:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.add_done_callback(lambda future: future.cancelled() or future.exception())  # seen, whoever asked
+        return Command(future, None, _pack(words), deadline, mutates=False)
 
     def _set_clock(self, reply: Sequence[bytes], sent_at: float) -> None:
         """Learn the server's clock from TIME, taken as read halfway between asking and hearing."""
@@ -558,22 +632,27 @@ class Pipeline:
         self._clock_offset_ms = server_ms - (sent_at + time.monotonic()) * 500
 
     async def _keep_deadlines(self) -> None:
-        """Look at the heads of the queues now and then: deadlines are in order there."""
+        """Look for commands whose time is over, now and then.
+
+        Those that wait are in order. Of the others, some may be older than what is before them: they were at another
+        node first.
+        """
         while True:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
             self._fit_window(now)
             # What has waited for half of its time would be written too late to be answered.
             patience_s = self._deadline_s / 2 if self._connected else 0.0
+            for command in self._again:
+                if command.deadline <= now:
+                    command.fail("Redis did not take the command in time")
             for queue, spare_s in ((self._again, 0.0), (self._waiting, patience_s)):
                 while queue and (queue[0].deadline - spare_s <= now or queue[0].future.done()):
                     queue.popleft().fail("Redis did not take the command in time")
             for command in itertools.chain(self._held, self._in_flight):
-                if command.script is None:
-                    continue  # `_probe` has a limit of its own
-                if command.deadline > now:
-                    break
-                command.fail("Redis did not answer in time", sent=True)
+                # What is the pipeline's own has limits of its own.
+                if command.deadline <= now and command.script is not None:
+                    command.fail("Redis did not answer in time", sent=True)
 
     def _fit_window(self, now: float) -> None:
         """Let fewer commands be in flight where the server is slow to answer, and more where all were answered.

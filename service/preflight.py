@@ -1,4 +1,4 @@
-"""The checks on a Redis or Valkey server before the service uses it."""
+"""The checks on one Redis or Valkey server before the service uses it; `deployment` has those on several."""
 
 import re
 from typing import Any, Literal
@@ -39,14 +39,48 @@ class ServerReport(msgspec.Struct, frozen=True):
 
 
 def inspect_server(url: str, wait_replicas: int = 0) -> ServerReport:
-    """Look at the server at `url` (redis://, rediss://, unix://) and report it.
+    """Look at the server at `url` (redis://, rediss://, unix://), which stands alone, and report it.
 
     Raises PreflightError when it is out of reach, too old, a replica, a cluster node, would evict tickets, or
     forbids scripts, or WAIT where `wait_replicas` is set. That nothing persists is a warning: some deployments want
     it so; and so is that fewer replicas are connected than are waited for.
     """
+    report, info = look(url, wait_replicas)
+    if info.get("cluster_enabled"):
+        raise PreflightError(
+            f"the server at {report.address} is a node of a cluster: set MATINEE_REDIS_URL to "
+            f"redis+cluster://{report.address}"
+        )
+    refuse_replica(report)
+    return report
+
+
+def look(url: str, wait_replicas: int = 0) -> tuple[ServerReport, dict[str, Any]]:
+    """What a server is, whatever its role, and its whole INFO.
+
+    Raises PreflightError as `inspect_server` does, but for a replica and a cluster node.
+    """
+    client = connect(url)
+    address = address_of(client)
+    with client:
+        try:
+            info: dict[str, Any] = client.info()
+            policy = info.get("maxmemory_policy") or _configured(client, "maxmemory-policy")
+            flush = _configured(client, "appendfsync")
+            _try_scripts(client, address)
+            if wait_replicas:
+                _try_wait(client, address)
+        except redis.RedisError as error:
+            raise PreflightError(trouble(f"the server at {address}", error)) from error
+    report = _report(address, info, policy, flush, wait_replicas)
+    _refuse_unfit(report)
+    return report, info
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that waits `TIMEOUT_S` at most and repeats nothing; PreflightError where `url` is none."""
     try:
-        client = redis.Redis.from_url(
+        return redis.Redis.from_url(
             url,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
@@ -58,23 +92,10 @@ def inspect_server(url: str, wait_replicas: int = 0) -> ServerReport:
             "MATINEE_REDIS_URL is no URL of a server: it reads redis://[user:password@]host:port/db, "
             "rediss://… for TLS, or unix:///path/to/socket"
         ) from None
-    address = _address(client)
-    with client:
-        try:
-            info: dict[str, Any] = client.info()
-            policy = info.get("maxmemory_policy") or _configured(client, "maxmemory-policy")
-            flush = _configured(client, "appendfsync")
-            _try_scripts(client, address)
-            if wait_replicas:
-                _try_wait(client, address)
-        except redis.RedisError as error:
-            raise PreflightError(_trouble(address, error)) from error
-    report = _report(address, info, policy, flush, wait_replicas)
-    _refuse(report, info)
-    return report
 
 
-def _address(client: redis.Redis) -> str:
+def address_of(client: redis.Redis) -> str:
+    """Its host:port or socket, for people."""
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return str(options["path"])
@@ -114,18 +135,18 @@ def _try_wait(client: redis.Redis, address: str) -> None:
         ) from error
 
 
-def _trouble(address: str, error: redis.RedisError) -> str:
-    """One line for a server that doesn't answer as it should."""
+def trouble(who: str, error: redis.RedisError) -> str:
+    """One line for a server that doesn't answer as it should; `who` is "the server at host:port"."""
     if isinstance(error, redis.AuthenticationError):
-        return f"the server at {address} refuses the user or password: correct those in MATINEE_REDIS_URL"
+        return f"{who} refuses the user or password: correct those in MATINEE_REDIS_URL"
     if isinstance(error, redis.exceptions.BusyLoadingError):
-        return f"the server at {address} is still loading its data: start again when it has finished"
+        return f"{who} is still loading its data: start again when it has finished"
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"the server at {address} forbids INFO to this user: allow it (ACL SETUSER … +info)"
+        return f"{who} forbids INFO to this user: allow it (ACL SETUSER … +info)"
     if isinstance(error, redis.TimeoutError):
-        return f"the server at {address} did not answer within {TIMEOUT_S:g} s: check MATINEE_REDIS_URL"
+        return f"{who} did not answer within {TIMEOUT_S:g} s: check MATINEE_REDIS_URL"
     reason = " ".join(str(error).split()).rstrip(".")
-    return f"cannot reach the server at {address}: {reason}; check MATINEE_REDIS_URL and that the server runs"
+    return f"cannot reach {who}: {reason}; check MATINEE_REDIS_URL and that the server runs"
 
 
 def _report(
@@ -166,7 +187,15 @@ def _persistence(flush: str | None) -> str:
     return f"append-only file, {_FLUSHED.get(flush or '', 'flushed as its configuration says')}"
 
 
-def _refuse(report: ServerReport, info: dict[str, Any]) -> None:
+def refuse_replica(report: ServerReport) -> None:
+    """Raise PreflightError for a server that takes no bookings."""
+    if report.role in {"slave", "replica"}:
+        raise PreflightError(
+            f"the server at {report.address} is a replica and takes no bookings: set MATINEE_REDIS_URL to its primary"
+        )
+
+
+def _refuse_unfit(report: ServerReport) -> None:
     """Raise PreflightError for a server on which bookings would fail or be lost."""
     minimum = VALKEY_MINIMUM if report.kind == "Valkey" else REDIS_MINIMUM
     numbers = tuple(int(number) for number in re.findall(r"\d+", report.version)[:2])
@@ -174,14 +203,6 @@ def _refuse(report: ServerReport, info: dict[str, Any]) -> None:
         raise PreflightError(
             f"{report.kind} {report.version} at {report.address} is too old: "
             "Matinee needs Redis 7.0 or later, or Valkey 8.0 or later"
-        )
-    if report.role in {"slave", "replica"}:
-        raise PreflightError(
-            f"the server at {report.address} is a replica and takes no bookings: set MATINEE_REDIS_URL to its primary"
-        )
-    if info.get("cluster_enabled"):
-        raise PreflightError(
-            f"the server at {report.address} is a node of a cluster: set MATINEE_REDIS_URL to a single server"
         )
     if report.policy not in {None, "noeviction"}:
         raise PreflightError(

@@ -25,26 +25,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import redis.asyncio
 from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker, GunicornWebWorker
 from gunicorn import glogging  # type: ignore[import-untyped]  # gunicorn has no types
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn has no types
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn has no types
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # gunicorn has no types
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.asyncio import ConnectionPool, RedisCluster
+from redis.backoff import ExponentialBackoff
 
 from service import __version__, metrics
+from service.deployment import Deployment, inspect
 from service.draining import DrainingRunner, drop_connection_attempts
 from service.embedded import EmbeddedServer, EmbeddedServerError
-from service.preflight import PreflightError, ServerReport, inspect_server
+from service.pools import pool_for
+from service.preflight import PreflightError
 from service.programme import Programme, ProgrammeError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CreateApp = Callable[[Settings, Programme, redis.asyncio.ConnectionPool], web.Application]
+CreateApp = Callable[[Settings, Programme, ConnectionPool | RedisCluster], web.Application]
 
 GRACE_S = 30  # for requests that run when the end is asked for
 BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
@@ -77,9 +78,10 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
     try:
         url = embedded.url if embedded else settings.redis_url
         assert url is not None  # noqa: S101  one of the two is there
-        report = inspect_server(url, settings.wait_replicas)
+        where = f"embedded, data in {embedded.data_dir}" if embedded else ""
+        store = inspect(url, settings.wait_replicas, where=where)
         listener = listen(settings.host, settings.port)
-        _announce(settings, programme, listener, report, embedded)
+        _announce(settings, programme, listener, store)
         with metrics.shared_folder():
             Master(Web(settings, programme, create_app, url, listener), embedded).run()
     finally:
@@ -169,7 +171,7 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         os.write(self._reporting, f"{line}\n".encode())
 
     async def _runner(self) -> web.AppRunner:
-        pool = redis.asyncio.ConnectionPool.from_url(self._url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
+        pool = pool_for(self._url)
         app = self._create_app(self._settings, self._programme, pool)
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection needs to look at it (docs/performance.md)
@@ -364,31 +366,24 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _announce(
-    settings: Settings,
-    programme: Programme,
-    listener: socket.socket,
-    report: ServerReport,
-    embedded: EmbeddedServer | None,
-) -> None:
+def _announce(settings: Settings, programme: Programme, listener: socket.socket, store: Deployment) -> None:
     """Say what starts, where, and with what; never a secret."""
     host, port = listener.getsockname()[:2]
     log.info("Matinee %s on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
-    where = f"embedded, data in {embedded.data_dir}" if embedded else f"at {report.address}"
-    log.info("store: %s %s, %s", report.kind, report.version, where)
-    log.info("persistence: %s", report.persistence)
+    log.info("store: %s", store.place)
+    log.info("persistence: %s", store.persistence)
     if settings.wait_replicas:
-        log.info("replicas: %s", replicas(settings, report))
-    for warning in report.warnings:
+        log.info("replicas: %s", replicas(settings, store))
+    for warning in store.warnings:
         log.warning("warning: %s", warning)
     log.info("programme: %s", summary(programme))
     log.info("access: %s", access(settings))
     log.info("web processes: %d", settings.workers)
 
 
-def replicas(settings: Settings, report: ServerReport) -> str:
+def replicas(settings: Settings, store: Deployment) -> str:
     """How many there are and how many are waited for, for people."""
-    return f"{report.replicas} connected, {settings.wait_replicas} must have a change before it is answered"
+    return f"{store.replicas} connected, {settings.wait_replicas} must have a change before it is answered"
 
 
 def access(settings: Settings) -> str:

@@ -10,10 +10,11 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
+
+from service.address import Address, without_secrets
 
 PREFIX = "MATINEE_"
 TIMING = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")  # [0-9], since \d takes the digits of every script
@@ -24,7 +25,6 @@ CAPACITY_DEFAULT = 20
 
 _WORKERS_MAX = 64
 _SHOWN_MAX = 60  # characters of a bad value that an error quotes
-_SOCKET_PATH_MAX = 107  # bytes; the kernel's limit for a Unix socket
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _REPLICAS_MAX = 16
 _LIFE_MAX_MS = 365 * _UNIT_MS["d"]
@@ -33,12 +33,6 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*(?![0-9]+\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
     re.IGNORECASE,
 )
-# redis-py takes more options; those are the service's to decide (replies as bytes, no hidden repeats).
-_URL_OPTIONS = {
-    "redis": frozenset({"db"}),
-    "rediss": frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}),
-    "unix": frozenset({"db"}),
-}
 
 
 class SettingsError(Exception):
@@ -93,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """The fields without their secrets, for every printer of structs."""
         masked = {
-            "redis_url": self.redis_url and _without_secrets(self.redis_url),
+            "redis_url": self.redis_url and without_secrets(self.redis_url),
             "staff_token": self.staff_token and "***",
         }
         return [(field, masked.get(field, getattr(self, field))) for field in self.__struct_fields__]
@@ -184,45 +178,8 @@ def _host(text: str) -> str:
 
 
 def _redis_url(text: str) -> str:
-    """Check the parts that redis-py would pass over in silence; no message quotes any of the URL."""
-    try:
-        url = urlsplit(text)
-        options = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
-        well_formed = (
-            text.isprintable()
-            and " " not in text
-            and url.scheme in _URL_OPTIONS
-            and (_is_socket(url) if url.scheme == "unix" else _is_address(url))
-            and not url.fragment
-        )
-    except ValueError:  # a port that is no number, a bracket left open, an option without "="
-        well_formed = False
-    if not well_formed:
-        raise ValueError(
-            "must be redis://[user:password@]host[:port][/db], rediss://... for TLS, or unix:///path/to/socket[?db=n];"
-            " special characters of a password are percent-encoded"
-        )
-    allowed = _URL_OPTIONS[url.scheme]
-    if not options.keys() <= allowed:
-        raise ValueError(f"must have no options but {', '.join(sorted(allowed))} after the '?' of {url.scheme}://")
-    if not re.fullmatch("[0-9]{1,9}", options.get("db", "0")):
-        raise ValueError("must have a number as its option db")
+    Address.parse(text)
     return text
-
-
-def _is_address(url: SplitResult) -> bool:
-    # `.port` raises ValueError beyond 65535. A path that is no number would silently mean database 0.
-    return bool(url.hostname) and url.port != 0 and re.fullmatch("/?|/[0-9]{1,9}", url.path) is not None
-
-
-def _is_socket(url: SplitResult) -> bool:
-    return len(url.path) > 1 and len(os.fsencode(unquote(url.path))) <= _SOCKET_PATH_MAX
-
-
-def _without_secrets(redis_url: str) -> str:
-    url = urlsplit(redis_url)
-    credentials, at, place = url.netloc.rpartition("@")
-    return f"{url.scheme}://{'***' if credentials else ''}{at}{place}{url.path}{'?...' if url.query else ''}"
 
 
 def _data_dir(text: str) -> Path:
@@ -286,7 +243,7 @@ VARIABLES: tuple[Variable, ...] = (
         "redis_url",
         "MATINEE_REDIS_URL",
         None,
-        "redis://, rediss:// or unix:// URL of the Redis or Valkey server; unset: the embedded server",
+        "URL of the Redis or Valkey server, of its Sentinels, or of a cluster; unset: the embedded server",
         _redis_url,
         secret=True,
     ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from service.cluster import Cluster
 from service.errors import (
     AlreadyAdmitted,
     BookingCancelled,
@@ -83,7 +84,7 @@ class Store:
     when the command had gone out and no answer came back.
     """
 
-    def __init__(self, pipeline: Pipeline, programme: Programme) -> None:
+    def __init__(self, pipeline: Pipeline | Cluster, programme: Programme) -> None:
         self._pipeline = pipeline
         self._programme = programme
         self._over = lru_cache(maxsize=1024)(self._showtimes_over)

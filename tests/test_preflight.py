@@ -85,7 +85,7 @@ def test_refuses_a_replica(server_url: str) -> None:
 
 def test_refuses_a_cluster_node(tmp_path: Path) -> None:
     with running(tmp_path, "--cluster-enabled", "yes") as url:
-        assert "is a node of a cluster: set MATINEE_REDIS_URL to a single server" in refusal(url)
+        assert "is a node of a cluster: set MATINEE_REDIS_URL to redis+cluster://" in refusal(url)
 
 
 @pytest.mark.parametrize(
