@@ -28,7 +28,7 @@ Headers = tuple[tuple[str, str], ...]
 # Without it aiohttp tells everybody its own version and Python's.
 SERVER = (hdrs.SERVER, "Matinee")
 
-# Answers without a body, whose heads have rules of their own.
+# Answers without a body, whose heads tell neither its type nor its length.
 _EMPTY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -95,7 +95,8 @@ class Answer(web.Response):
         head = (
             f"{_opening(self._status, self._media_type)}{_lines(self._given)}"
             f"{'' if self._keep_alive else 'Connection: close' + CRLF}"
-            f"Content-Length: {len(self._whole)}{CRLF}Date: {rfc822_formatted_time()}{CRLF}{CRLF}"
+            f"{'' if self._status in _EMPTY else f'Content-Length: {len(self._whole)}{CRLF}'}"
+            f"Date: {rfc822_formatted_time()}{CRLF}{CRLF}"
         )
         transport.write(head.encode() + self._whole)
         self._payload_writer = request._payload_writer
@@ -114,7 +115,7 @@ class Answer(web.Response):
     def _is_quick(self, request: web.BaseRequest) -> bool:
         if "_headers" in self.__dict__ or self._cookies is not None or self._compression or self._chunked:
             return False
-        if self._status in _EMPTY or request._method == hdrs.METH_HEAD or request._version != HttpVersion11:
+        if request._method == hdrs.METH_HEAD or request._version != HttpVersion11:
             return False
         match = getattr(request, "_match_info", None)  # none in the lane, nor where aiohttp refuses a request
         return match is None or not any(app.on_response_prepare for app in match._apps)
@@ -132,7 +133,8 @@ async def _read_by_client(protocol: RequestHandler) -> None:
 
 @lru_cache(maxsize=256)
 def _opening(status: int, media_type: str) -> str:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}{CRLF}" + _lines((SERVER, (hdrs.CONTENT_TYPE, media_type)))
+    typed = () if status in _EMPTY else ((hdrs.CONTENT_TYPE, media_type),)
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}{CRLF}" + _lines((SERVER, *typed))
 
 
 def _lines(headers: Headers) -> str:
