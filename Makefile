@@ -10,7 +10,7 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format load chaos bench bench-live bench-path bench-durability clean
+.PHONY: help run test check format load chaos bench bench-live bench-path bench-durability pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,7 @@ run: $(VENV)/.run ## start the service on http://127.0.0.1:5000; Ctrl-C stops it
 	@exec $(PYTHON) -m service serve
 
 test: $(VENV)/.dev ## run the tests with coverage; ARGS='-k book' passes options to pytest
-	@$(PYTHON) -m pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(PYTHON) -m pytest -n auto --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types, layers, Lua
 	@$(PYTHON) -m ruff check .
@@ -55,6 +55,9 @@ bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails 
 
 bench-live: $(VENV)/.dev ## measure live seats: from booking to event, and what listeners cost; LISTENERS=, ROUNDS=
 	@$(PYTHON) -m loadtests.live $(call option,LISTENERS,listeners) $(call option,ROUNDS,rounds)
+
+pictures: $(VENV)/.dev ## take the documents' pictures of the pages anew; needs chromium
+	@$(PYTHON) -m pytest -q -n 0 tests/browser/pictures.py
 
 clean: ## remove the virtual environment and the caches; the tickets in data/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist

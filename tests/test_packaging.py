@@ -209,9 +209,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestWheel:
     """What `pip install` brings."""
 
-    def test_carries_every_module_and_script(self, wheel: Path) -> None:
+    def test_carries_every_module_script_and_page(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
-        modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.py")}
+        modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.*") if path.suffix != ".pyc"}
         lua = {f"service/lua/{path.name}" for path in (ROOT / "lua").glob("*.lua")}
         assert len(lua) == len(scripts.ALL)
         assert modules | lua <= names
@@ -234,7 +234,7 @@ class TestWheel:
         with zipfile.ZipFile(wheel) as archive:
             metadata = next(name for name in archive.namelist() if name.endswith("/METADATA"))
             text = archive.read(metadata).decode()
-        assert "License-Expression: MIT\nLicense-File: LICENSE\n" in text
+        assert "License-Expression: MIT AND OFL-1.1\nLicense-File: LICENSE\nLicense-File: service/pages/assets/OFL.txt\n" in text
         assert f"\nVersion: {service.__version__}\n" in text
 
 

@@ -25,8 +25,10 @@ from service import live, sessions
 
 def chromium_binary() -> str:
     """The system's Chromium; its absence skips on a laptop and fails in CI."""
-    found = shutil.which("chromium")
-    if found is None:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            break
+    else:
         if os.environ.get("CI"):
             pytest.fail("chromium is missing: in CI that is a failure")
         pytest.skip("no chromium on this machine (Debian: apt install chromium)")

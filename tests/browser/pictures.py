@@ -1,17 +1,15 @@
-"""`make pictures`: the documents' pictures of the pages, taken from a running service in a real browser.
+"""`make pictures`: the documents' pictures of the pages, each taken from a service in a real browser.
 
 Its name keeps it out of `make test`. What is on a picture depends on the day it is taken.
 """
 
-import io
 import re
 from pathlib import Path
 
 import pytest
 from http_pages import page as front_page
 from http_pages import timings
-from PIL import Image
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 from windows import DESKTOP, PHONE, Serve, Visit
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session")]
@@ -35,15 +33,6 @@ timings = [
 TAKEN = (8, 13, 20, 3, 5, 1, 19, 7, 2, 20, 11, 0)
 
 
-async def save(page: Page, name: str) -> None:
-    """Keep what the window shows, in 256 colours: a third of the bytes, and no eye sees it."""
-    picture = Image.open(io.BytesIO(await page.screenshot())).convert("RGB")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-        FOLDER / f"{name}.png", optimize=True
-    )
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("size", "window"), [("desktop", DESKTOP), ("phone", PHONE)])
 async def test_pictures(serve: Serve, visit: Visit, scheme: str, size: str, window: dict[str, int]) -> None:
@@ -56,24 +45,25 @@ async def test_pictures(serve: Serve, visit: Visit, scheme: str, size: str, wind
     scale = 1 if size == "desktop" else 2
     page = await visit(api, "/", viewport=window, color_scheme=scheme, device_scale_factor=scale)
     await expect(page.get_by_text("live seats")).to_be_visible()
-    await page.get_by_role("radio", name=re.compile("^17:00")).first.check()
+    radio = page.get_by_role("radio", name=re.compile("^17:00")).first
+    await radio.check()
+    day = (await radio.input_value())[: len("2026-11-24")]
     await page.evaluate("document.fonts.ready")
-    await save(page, f"front-{size}-{scheme}")
+    await page.screenshot(path=FOLDER / f"front-{size}-{scheme}.png")
     await page.get_by_label("Name").fill("Asha Rao")
     await page.get_by_label("Phone").fill("+91 98123 45678")
     if size == "phone":
         await page.locator("#ticket").scroll_into_view_if_needed()
-        await save(page, f"form-{size}-{scheme}")
+        await page.screenshot(path=FOLDER / f"form-{size}-{scheme}.png")
     await page.get_by_role("button", name="Book this seat").click()
     await expect(page.get_by_text("Booked.")).to_be_visible()
-    await save(page, f"ticket-{size}-{scheme}")
+    await page.screenshot(path=FOLDER / f"ticket-{size}-{scheme}.png")
     ticket_id = await page.locator(".id").inner_text()
-    day = coming[0][: len("2026-11-24")]
     await page.goto(str(api.client.make_url(f"/box-office?date={day}")))
     await page.get_by_label("Ticket id").fill(ticket_id)
     await page.get_by_role("button", name="Let in").click()
     await expect(page.get_by_role("status")).to_contain_text("Asha Rao")
-    await save(page, f"door-{size}-{scheme}")
+    await page.screenshot(path=FOLDER / f"door-{size}-{scheme}.png")
     await page.get_by_role("link", name="17:00").click()
     await expect(page.get_by_role("row").first).to_be_visible()
-    await save(page, f"list-{size}-{scheme}")
+    await page.screenshot(path=FOLDER / f"list-{size}-{scheme}.png")
