@@ -69,7 +69,8 @@ def explain(desk: Desk, request: web.Request, error: MatineeError) -> Answer:
     headers.pop(hdrs.CACHE_CONTROL)
     template = "sign_in.html" if problem.code == "staff_only" else "problem.html"
     words = WORDS.get(problem.code, problem.detail)
-    body = desk.pages.render(template, title=problem.title, words=words, wrong="")
+    house = desk.programme.theatre(None).name if len(desk.programme.theatres) == 1 else "Theatres"
+    body = desk.pages.render(template, title=problem.title, words=words, house=house, wrong="")
     answer = private_page(body, status=problem.status, headers=tuple(headers.items()))
     if problem.code in problems.CLOSING:
         answer.force_close()
