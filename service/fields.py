@@ -15,8 +15,9 @@ LIMIT_MAX = 500
 _PHONE_SEPARATORS = str.maketrans("", "", " .-()[]")
 _PHONE = re.compile(r"\+?[0-9]{7,15}")
 
-# Control characters, surrogates, line and paragraph separators, and the characters that override or isolate the
-# direction of text (they can make one name look like another: Unicode TR36).
+# Control characters, surrogates, line and paragraph separators, and the characters that embed, override or isolate the
+# direction of text: they can make one name look like another (Unicode TR36). Marks (U+200E, U+200F, U+061C) and joiners
+# (U+200C, U+200D) cannot, and names are written with them.
 _NOT_IN_NAMES = re.compile("[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Crockford's base32: no I, L, O and U, so that nothing read aloud or typed from paper is mistaken.

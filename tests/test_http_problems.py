@@ -98,6 +98,18 @@ async def test_text_that_is_no_text_is_told_by_its_field(api: Api) -> None:
     assert fields_of(told) == ["name"]
 
 
+async def test_a_number_however_long_is_told_by_its_field(api: Api) -> None:
+    body = json.dumps(ASHA).replace('"18:00"', "9" * 15_000)
+    told = await problem(await api.post("/v1/tickets", data=body, headers=JSON), 422, "invalid_input")
+    assert fields_of(told) == ["timing"]
+
+
+async def test_a_body_nested_too_deeply_says_so(api: Api) -> None:
+    body = json.dumps(ASHA).replace('"18:00"', "[" * 7_000 + "]" * 7_000)
+    told = await problem(await api.post("/v1/tickets", data=body, headers=JSON), 400, "malformed_body")
+    assert "nested too deeply" in told["detail"]
+
+
 @pytest.mark.parametrize("body", ["[]", "null", "7", '"text"', "true"])
 async def test_json_of_another_shape_is_told_what_is_wanted(api: Api, body: str) -> None:
     told = await problem(await api.post("/v1/tickets", data=body, headers=JSON), 422, "invalid_input")
