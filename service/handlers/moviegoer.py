@@ -8,7 +8,7 @@ from service.edge import MISSING, Form, query
 from service.errors import MatineeError, StoreTrouble, TicketExpired, TicketNotFound
 from service.handlers import tickets
 from service.handlers.desk import Desk, path_ticket_id
-from service.handlers.front import coming_days, new_key
+from service.handlers.front import Day, coming_days, new_key
 from service.handlers.pages import WORDS, common_page, private_page, see_other
 from service.lean import Answer
 from service.model import Theatre
@@ -60,27 +60,23 @@ async def book(desk: Desk, request: web.Request) -> Answer:
     check_same_site(request)
     theatre = desk.theatre(request)
     form = await Form.read(request, _BOOKING)
-    status = 422
-    headers: dict[str, str] = {}
+    refusal: MatineeError | None = None
     if not form.errors:
         kept = form.kept
         try:
             key = _key(form)
             booking = await tickets.booked(desk, theatre, kept["timing"], kept["name"], kept["phone"], key)
-        except MatineeError as error:
-            status, headers = _tell(form, error)
-            if not isinstance(error, StoreTrouble):
-                form.written.pop("key", None)  # what it stood for has been answered
-        else:
             return see_other(f"/tickets/{booking.ticket.ticket_id}#booked")
+        except StoreTrouble as trouble:
+            return _refused_booking(desk, theatre, [], form, trouble)
+        except MatineeError as error:
+            refusal = error
+            form.written.pop("key", None)  # what it stood for has been answered
     try:
         days = coming_days(await desk.box_office.coming_showtimes(theatre))
-    except StoreTrouble as error:
-        status, headers = _tell(form, error)
-        days = []
-    _word(form)
-    body = desk.fronts.render(theatre, days, form, form.written.get("key") or new_key())
-    return private_page(body, status=status, headers=tuple(headers.items()))
+    except StoreTrouble as trouble:
+        return _refused_booking(desk, theatre, [], form, trouble)
+    return _refused_booking(desk, theatre, days, form, refusal)
 
 
 async def ticket(desk: Desk, request: web.Request) -> Answer:
@@ -146,6 +142,14 @@ async def _ticket_page(
         is_cancelling=cancelling is not None,
     )
     return private_page(body, status=status or (200 if refused is None else 422))
+
+
+def _refused_booking(desk: Desk, theatre: Theatre, days: list[Day], form: Form, refusal: MatineeError | None) -> Answer:
+    """The form again, with what was written in it and what was wrong. Without `days` it keeps the showtime chosen."""
+    status, headers = (422, {}) if refusal is None else _tell(form, refusal)
+    _word(form)
+    body = desk.fronts.render(theatre, days, form, form.written.get("key") or new_key())
+    return private_page(body, status=status, headers=tuple(headers.items()))
 
 
 def _key(form: Form) -> str | None:
