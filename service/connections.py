@@ -1,7 +1,8 @@
 """The connections of a web process: how many there may be, how long a head may take, and what is no HTTP.
 
 aiohttp holds as many connections as come, until the process has no descriptor left for the one to Redis, and gives the
-first head as long as an idle connection. What is added here runs once per connection, never per request.
+first head as long as an idle connection. What is added here runs once per connection; of a request it sees only that
+data came, for less than a tenth of a microsecond.
 """
 
 import resource
@@ -10,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from service.lean import Answer
 
@@ -53,6 +54,9 @@ def tend_connections(
     app._make_handler = make_own_server  # type: ignore[method-assign]  # asked for when the server starts
 
 
+_receive = RequestHandler.data_received
+
+
 class _Connection(RequestHandler):
     __slots__ = ("leaves",)
 
@@ -65,10 +69,26 @@ class _Connection(RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + HEAD_DEADLINE_S
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
+    def data_received(self, data: bytes) -> None:
+        # What follows on what was no HTTP is not parsed: each piece would be another error.
+        waiting = self._messages
+        if not waiting or waiting[-1][0].__class__ is not _ErrInfo:
+            _receive(self, data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_errors()
+        super().connection_lost(exc)
+
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request, or for the rest of a head."""
         return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def idle_since(self) -> float:
+        """When it was last answered, or was made, on the clock of the event loop."""
+        limit_s = self._keepalive_timeout if self._request_count else min(self._keepalive_timeout, HEAD_DEADLINE_S)
+        return self._next_keepalive_close_time - limit_s
 
     def leave(self) -> None:
         """Close it; it is counted no more."""
@@ -88,10 +108,23 @@ class _Connection(RequestHandler):
         """
         if status != HTTPStatus.BAD_REQUEST:  # a failure of the service itself, which the log must tell
             return super().handle_error(request, status, exc, message)
+        self.close()  # what else comes is not looked at
+        self._forget_errors(exc)
         assert isinstance(self._manager, _Server)  # noqa: S101  made by it
         refusal = self._manager.malformed()
         refusal.force_close()
         return refusal
+
+    def _forget_errors(self, *errors: BaseException | None) -> None:
+        """Let go of what was received of heads that are no HTTP.
+
+        An error of the parser and the frame it went through hold each other, and with it all that was read at once:
+        a megabyte for each such request, until Python's rare full collection.
+        """
+        waiting = [message.exc for message, _ in self._messages if isinstance(message, _ErrInfo)]
+        for error in (*errors, *waiting):
+            if error is not None:
+                error.__traceback__ = None
 
 
 class _Server(web.Server):
@@ -119,7 +152,7 @@ class _Server(web.Server):
     def _make_room(self) -> bool:
         """Let those go that have idled the longest; whether there are any."""
         idle = [each for each in self._connections if isinstance(each, _Connection) and each.is_idle]
-        idle.sort(key=lambda each: each._next_keepalive_close_time)
+        idle.sort(key=lambda each: each.idle_since)
         going = idle[: max(1, int(self.most * LEAVE_AT_ONCE))]
         self.leaving += len(going)
         for each in going:

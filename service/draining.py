@@ -22,6 +22,7 @@ from aiohttp import web
 from redis.asyncio import ConnectionPool, RedisCluster
 
 KEEPALIVE_S = 75.0  # longer than the 60 s of common proxies, so that the proxy is the one that closes
+LINGERING_S = 2.0  # a body that was refused is read so long, and dropped, so that the client gets to read why
 STILL_ACCEPTING_S = 0.1  # in this time a draining process takes over what the kernel has accepted
 LAST_REQUEST_S = 1.0  # in this time an open connection may send its last request
 
@@ -39,6 +40,7 @@ class DrainingRunner(web.AppRunner):
             app,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
             shutdown_timeout=grace_s - STILL_ACCEPTING_S - 2 * LAST_REQUEST_S,
         )
         self._pool = pool

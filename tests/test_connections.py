@@ -1,13 +1,15 @@
 """The connections of a process: slow heads, too many at once, what is no HTTP, clients that do not read."""
 
 import asyncio
+import gc
 import inspect
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.test_utils import TestServer
 from aiohttp.web_protocol import RequestHandler
 
@@ -147,6 +149,14 @@ async def test_when_there_are_too_many_those_go_that_have_idled_the_longest() ->
         assert [await answered(*each) for each in (*held, newest)] == [True, False] + [True] * 7
 
 
+async def test_one_that_has_just_connected_is_not_the_first_to_go() -> None:
+    async with served(most=8) as server:
+        held = [await server.used() for _ in range(8)]
+        fresh = await server.connect()
+        newest = await server.used()
+        assert [await answered(*each) for each in (fresh, newest, *held)] == [True, True, False, False] + [True] * 6
+
+
 async def test_a_crowd_of_idle_connections_shuts_nobody_out() -> None:
     async with served(most=64) as server:
         for _ in range(500):
@@ -202,6 +212,30 @@ async def test_what_is_no_http_gets_our_answer_and_no_word_in_the_log(
     assert said.split()[1] == b"400"
     assert b'"code":"malformed_request"' in said
     assert caplog.text == ""
+
+
+async def test_what_is_no_http_leaves_nothing_in_memory(no_collections: None) -> None:
+    async with served() as server:
+        for _ in range(10):
+            reader, writer = await server.connect()
+            writer.write(b"GET /" + bytes([120]) * 100_000)
+            await closed(reader)
+            writer.close()
+        reader, writer = await server.connect()
+        writer.write(b"\x16\x03\x01" * 10_000)
+        writer.transport.abort()
+        while server.runner.server.connections:  # noqa: ASYNC110  the server has no event for it
+            await asyncio.sleep(0.01)
+    assert [each for each in gc.get_objects() if isinstance(each, HttpProcessingError)] == []
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """Only what nobody refers to is freed, as in the minutes between two full collections."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 # What we know of aiohttp's inside

@@ -24,7 +24,7 @@ import contextlib
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,7 +35,7 @@ from tests.chaos.client import Client, HttpWindow
 from tests.chaos.service import CAPACITY, TIMINGS, Service, Valkey
 from tests.history.calls import Call
 from tests.history.checker import check
-from tests.history.crowd import Crowd, Person, open_labels
+from tests.history.crowd import Crowd, Person, Window, open_labels
 from tests.history.ending import read_ending
 from tests.history.journal import attest, read_journal
 
@@ -146,9 +146,13 @@ class Stage:
         self.clients.append(Client(service.port, timeout_s))
         return Person(HttpWindow(self.clients[-1]), self.calls, self._numbers)
 
-    def crowd(self, service: Service, people: int = 32, timeout_s: float = 10.0) -> Crowd:
-        """A crowd at a service; a block of its own."""
-        return Crowd([self.person(service, timeout_s) for _ in range(people)], self.calls, self.dice, self.labels)
+    def crowd(
+        self, service: Service, people: int = 32, timeout_s: float = 10.0, windows: Sequence[Window] = ()
+    ) -> Crowd:
+        """A crowd at a service, with connections of their own or at the `windows`; a block of its own."""
+        persons = [Person(window, self.calls, self._numbers) for window in windows]
+        persons = persons or [self.person(service, timeout_s) for _ in range(people)]
+        return Crowd(persons, self.calls, self.dice, self.labels)
 
     def outcomes(self) -> Counter[str]:
         """How many calls were done, refused and unknown."""

@@ -94,8 +94,8 @@ def _wrong_answer(call: Call, ending: Ending) -> Iterator[str]:
 
 def _wrong_times(label: str, steps: list[_Step], looks: list[Call], showtime: Showtime) -> Iterator[str]:
     """What was answered before another call was sent has the lower version; a look sees a state of its own time."""
-    by_answer = sorted((step.call.answered, step.version) for step in steps)
-    by_answer += sorted((look.answered, look.versions[label]) for look in looks if label in look.versions)
+    by_answer = [(step.call.answered, step.version) for step in steps if step.call.outcome == "done"]
+    by_answer += [(look.answered, look.versions[label]) for look in looks if label in look.versions]
     by_answer.sort()
     answers = [at for at, _ in by_answer]
     highest = list(itertools.accumulate((version for _, version in by_answer), max, initial=0))
