@@ -101,7 +101,7 @@ class Cluster:
             await self._manager.aclose(nodes)
 
     def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], *, mutates: bool
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes] | bytes, *, mutates: bool
     ) -> asyncio.Future[Any]:
         """Run `script` on the node that serves the slot of `keys`; see `Pipeline.run`."""
         pipeline = self._by_slot[_slot(keys)]

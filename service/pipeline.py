@@ -36,10 +36,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
+import msgspec
 import redis.exceptions
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import EqualJitterBackoff, NoBackoff
@@ -92,43 +95,20 @@ REFUSALS = {
 CHANGES_OF_SERVER = frozenset({"LOADING", "MASTERDOWN", "NOAUTH", "READONLY", "WRONGPASS"})
 
 
-class Command:
+class Command(msgspec.Struct, eq=False):
     """One command and its place in the order of replies. Those of the pipeline itself have no script."""
 
-    __slots__ = (
-        "asking",
-        "deadline",
-        "future",
-        "in_doubt",
-        "keys",
-        "mutates",
-        "packed",
-        "redirects",
-        "reloads",
-        "reply",
-        "script",
-    )
-
-    def __init__(
-        self,
-        future: asyncio.Future[Any],
-        script: Script | None,
-        packed: bytes,
-        deadline: float,
-        mutates: bool,
-        keys: Sequence[str] = (),
-    ) -> None:
-        self.future = future
-        self.script = script
-        self.keys = keys
-        self.packed = packed
-        self.deadline = deadline  # on the clock of the event loop, seconds
-        self.mutates = mutates
-        self.in_doubt = False  # a lost connection may have carried it to the server
-        self.reloads = 0
-        self.redirects = 0
-        self.asking = False  # ASKING goes before it, once: a node of a cluster said ASK
-        self.reply: Any = None  # of a change that waits for the replicas
+    future: asyncio.Future[Any]
+    script: Script | None
+    packed: bytes
+    deadline: float  # on the clock of the event loop, seconds
+    mutates: bool
+    keys: Sequence[str] = ()
+    in_doubt: bool = False  # a lost connection may have carried it to the server
+    reloads: int = 0
+    redirects: int = 0
+    asking: bool = False  # ASKING goes before it, once: a node of a cluster said ASK
+    reply: Any = None  # of a change that waits for the replicas
 
     def fail(self, why: str, *, sent: bool = False) -> None:
         """Tell the caller honestly: unknown if the server may have done it, else unavailable."""
@@ -140,6 +120,16 @@ class Command:
             self.future.set_exception(OutcomeUnknown(f"{why}; the outcome is unknown"))
         else:
             self.future.set_exception(Unavailable(f"{why}; nothing was done"))
+
+
+def _arrived(connection: Connection) -> Callable[[], Any]:
+    """What gives the next reply if all of it has come, else NOT_ENOUGH_DATA.
+
+    It looks into redis-py's parser, for to await replies one by one costs each of them 1 µs; `tests/test_pipeline.py`
+    fails when an upgrade changes it. In fakeredis there is none.
+    """
+    reader = getattr(connection._parser, "_reader", None)
+    return (lambda: NOT_ENOUGH_DATA) if reader is None else partial(reader.gets, False)
 
 
 class _AwayError(Exception):
@@ -250,10 +240,11 @@ class Pipeline:
             command.fail(SHUTTING_DOWN)
 
     def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], *, mutates: bool
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes] | bytes, *, mutates: bool
     ) -> asyncio.Future[Any]:
         """Run `script` in the next batch; await the result for its reply: bytes, ints and lists of them.
 
+        Bytes in the place of `args` are the whole call, packed already by a `Form`.
         Cancelling the wait leaves everybody else's commands alone. Awaiting raises `Unavailable` (nothing was
         done), `OutcomeUnknown` (only where `mutates`), or redis-py's `ResponseError` as it came, for a bug.
         """
@@ -264,7 +255,7 @@ class Pipeline:
         if self._replicas_missing and mutates:
             future.set_exception(self._not_accepted(TOO_FEW_REPLICAS))
             return future
-        packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *args))
+        packed = args if isinstance(args, bytes) else _pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         deadline = self._loop.time() + self._deadline_s
         self._waiting.append(Command(future, script, packed, deadline, mutates, keys))
         self._work.set()
@@ -494,9 +485,16 @@ class Pipeline:
         waiting = self._waiting
         again = self._again
         replicas = self._replicas
+        arrived = _arrived(connection)
         while True:
             try:
-                reply = await connection.read_response(disable_decoding=True)
+                reply = arrived()
+                if reply is NOT_ENOUGH_DATA:
+                    reply = await connection.read_response(disable_decoding=True)
+                elif isinstance(reply, redis.exceptions.RedisError):
+                    raise reply
+                elif isinstance(reply, hiredis.PushNotification):
+                    continue  # the server's own word, no reply
             except redis.exceptions.RedisError as error:
                 if error.status_code is None and not isinstance(error, redis.exceptions.ResponseError):
                     raise  # the connection's trouble; with a status code it was the server's reply

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import hiredis
 import redis.asyncio
 from redis.asyncio import ConnectionPool
 
@@ -39,7 +40,7 @@ class RepeatingPipeline(Pipeline):
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], *, mutates: bool) -> Any:
         if mutates:
-            self.last = (script, tuple(keys), tuple(args))
+            self.last = (script, *_words(args)) if isinstance(args, bytes) else (script, tuple(keys), tuple(args))
         elif self.before_looks:
             super().run(*self.before_looks.popleft(), mutates=True)
         return super().run(script, keys, args, mutates=mutates)
@@ -52,6 +53,14 @@ class RepeatingPipeline(Pipeline):
         """Ask for the server's time now, as it does by itself every 0.4 s."""
         sent_at = time.monotonic()
         self._set_clock(await self._own(self._loop.time() + self._deadline_s, "TIME"), sent_at)
+
+
+def _words(packed: bytes) -> tuple[list[str], list[str]]:
+    """The keys and the arguments of a call that is packed already."""
+    reader = hiredis.Reader(encoding="utf-8")
+    reader.feed(packed)
+    _, _, keys, *words = reader.gets()
+    return words[: int(keys)], words[int(keys) :]
 
 
 class House:
