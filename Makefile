@@ -10,7 +10,7 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format load chaos bench bench-live bench-path bench-durability pictures clean
+.PHONY: help run test check format fuzz load chaos bench bench-live bench-path bench-durability pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ format: $(VENV)/.dev ## format the Python code and mend what ruff can mend
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
+fuzz: $(VENV)/.dev ## let schemathesis ask whatever the API's document allows and forbids; SECONDS=, SEED=
+	@$(PYTHON) -m tests.fuzz $(call option,SECONDS,seconds) $(call option,SEED,seed)
+
 load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECONDS=
 	@$(PYTHON) -m loadtests.load $(call option,USERS,users) $(call option,SECONDS,seconds)
 
@@ -60,7 +63,7 @@ pictures: $(VENV)/.dev ## take the documents' pictures of the pages anew; needs 
 	@$(PYTHON) -m pytest -q -n 0 tests/browser/pictures.py
 
 clean: ## remove the virtual environment and the caches; the tickets in data/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache .coverage* htmlcov dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -1,6 +1,7 @@
 """The one place where an error becomes an HTTP answer: RFC 9457 problem details with a stable `code`."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from service import errors, wire
 from service.lean import Answer
@@ -10,34 +11,175 @@ CONTENT_TYPE = "application/problem+json"
 # Where the docs explain a code; a reference relative to the service, RFC 9457 section 3.1.1.
 TYPE_BASE = "/docs/errors#"
 
-# code → status, title. Every code a client may meet; the docs list them from here.
-PROBLEMS: Mapping[str, tuple[int, str]] = {
-    "malformed_body": (400, "The body cannot be read"),
-    "malformed_request": (400, "The request is not valid HTTP"),
-    "staff_only": (401, "This is for the box office"),
-    "wrong_phone": (403, "Wrong phone number"),
-    "protected_mode": (403, "Refused in protected mode"),
-    "cross_site": (403, "Sent by another web site"),
-    "route_not_found": (404, "No such route"),
-    "theatre_not_found": (404, "No such theatre"),
-    "showtime_not_found": (404, "No such showtime"),
-    "ticket_not_found": (404, "No such ticket"),
-    "method_not_allowed": (405, "Method not allowed"),
-    "body_timeout": (408, "The body took too long"),
-    "sold_out": (409, "Sold out"),
-    "showtime_closed": (409, "Not open for booking"),
-    "already_admitted": (409, "Already admitted"),
-    "booking_cancelled": (409, "The booking was cancelled"),
-    "ticket_expired": (410, "The ticket has expired"),
-    "body_too_large": (413, "The body is too large"),
-    "unsupported_media_type": (415, "Unsupported media type"),
-    "invalid_input": (422, "Missing or invalid fields"),
-    "idempotency_key_reused": (422, "Idempotency-Key used again"),
-    "too_many_guesses": (429, "Too many wrong staff tokens"),
-    "internal": (500, "Something went wrong in the service"),
-    "unavailable": (503, "Unavailable: nothing was done"),
-    "outcome_unknown": (503, "Outcome unknown"),
-    "too_many_listeners": (503, "Too many listeners"),
+
+class Kind(NamedTuple):
+    """One kind of problem: its status and title in the answer; what it means and what to do, for the documents."""
+
+    status: int
+    title: str
+    meaning: str
+    remedy: str
+
+
+# Every code a client may meet; the documents list them from here.
+PROBLEMS: Mapping[str, Kind] = {
+    "malformed_body": Kind(
+        400,
+        "The body cannot be read",
+        "The body is not JSON in UTF-8, or not a form of at most 32 fields.",
+        "Send what the Content-Type says; percent-encode the fields of a form.",
+    ),
+    "malformed_request": Kind(
+        400,
+        "The request is not valid HTTP",
+        "The head of the request breaks the rules of HTTP, or one of its lines is longer than 8 KiB.",
+        "Use an HTTP client. The connection is closed.",
+    ),
+    "staff_only": Kind(
+        401,
+        "This is for the box office",
+        "The route is for the box office and no staff token came, or the token that came is wrong.",
+        "Send Authorization: Bearer and the service's MATINEE_STAFF_TOKEN; leave the header out where none is needed.",
+    ),
+    "wrong_phone": Kind(
+        403,
+        "Wrong phone number",
+        "The phone is not the one that the ticket was booked with, or none came.",
+        "Send that number in the header Ticket-Phone (classic routes: in the body). In a form, write its + as %2B.",
+    ),
+    "protected_mode": Kind(
+        403,
+        "Refused in protected mode",
+        "The service has no staff token, so it takes every caller for the box office and serves this machine only: "
+        "what another web site or a proxy could have sent is refused.",
+        "Set MATINEE_STAFF_TOKEN on the service, or call it from this machine as 127.0.0.1 or localhost.",
+    ),
+    "cross_site": Kind(
+        403,
+        "Sent by another web site",
+        "The form was sent by a page of another web site, in the name of whoever is signed in here.",
+        "Open the page of this service and send the form from there.",
+    ),
+    "route_not_found": Kind(
+        404,
+        "No such route",
+        "The service has nothing at this path.",
+        "Look it up in /docs or /openapi.json; a slash at the end makes another path.",
+    ),
+    "theatre_not_found": Kind(
+        404,
+        "No such theatre",
+        "The programme has no theatre of that id.",
+        "Take an id from GET /v1/theatres.",
+    ),
+    "showtime_not_found": Kind(
+        404,
+        "No such showtime",
+        "The theatre has no timing at that time of day, or its clock skips that time on that date.",
+        "Take a timing or a showtime from GET /v1/theatres/{theatre}/showtimes; the detail names the timings.",
+    ),
+    "ticket_not_found": Kind(
+        404,
+        "No such ticket",
+        "The ticket never existed, was cancelled, or expired more than a day ago.",
+        "Check the id. A cancelled ticket does not come back: book anew.",
+    ),
+    "method_not_allowed": Kind(
+        405,
+        "Method not allowed",
+        "The path exists, but not with this method.",
+        "Use one of the methods that the header Allow names.",
+    ),
+    "body_timeout": Kind(
+        408,
+        "The body took too long",
+        "The body did not arrive within 10 seconds.",
+        "Send it again in one go. The connection is closed; nothing was done.",
+    ),
+    "sold_out": Kind(
+        409,
+        "Sold out",
+        "No seat is left at that showtime. A ticket that was to be moved stays where it was.",
+        "Choose another showtime, or try again later: a cancelled seat is free at once.",
+    ),
+    "showtime_closed": Kind(
+        409,
+        "Not open for booking",
+        "The showtime has started, or is more than 7 days ahead.",
+        "Choose a showtime whose status is open.",
+    ),
+    "already_admitted": Kind(
+        409,
+        "Already admitted",
+        "The ticket was let in at the door, at admitted_at; it cannot be used, moved or cancelled any more.",
+        "At the door: somebody is in with this ticket. Turn the second person away, or look the ticket up.",
+    ),
+    "booking_cancelled": Kind(
+        409,
+        "The booking was cancelled",
+        "The request repeats, by its Idempotency-Key, a booking that has been cancelled since; it books nothing.",
+        "Use a new key for a new booking.",
+    ),
+    "ticket_expired": Kind(
+        410,
+        "The ticket has expired",
+        "The showtime is long over; the name and the phone of the ticket have been deleted.",
+        "Nothing: there is nothing left to see or change.",
+    ),
+    "body_too_large": Kind(
+        413,
+        "The body is too large",
+        "The body has more than 16,384 bytes.",
+        "Send the fields alone. The connection is closed; nothing was done.",
+    ),
+    "unsupported_media_type": Kind(
+        415,
+        "Unsupported media type",
+        "The Content-Type is not one that the route takes, or the body came with a Content-Encoding.",
+        "Send application/json; the classic routes also take application/x-www-form-urlencoded. Do not compress it.",
+    ),
+    "invalid_input": Kind(
+        422,
+        "Missing or invalid fields",
+        "Fields are missing, wrong or unknown; errors names every one of them, and what would be right.",
+        "Correct all the fields that errors names. Nothing was done.",
+    ),
+    "idempotency_key_reused": Kind(
+        422,
+        "Idempotency-Key used again",
+        "The key came with another request within the last 24 hours.",
+        "Use a new key for each booking; repeat a booking with the same key and the same body.",
+    ),
+    "too_many_guesses": Kind(
+        429,
+        "Too many wrong staff tokens",
+        "Many wrong staff tokens are being tried at the sign-in at the moment, so this one was not looked at.",
+        "Try again after the seconds that Retry-After says.",
+    ),
+    "internal": Kind(
+        500,
+        "Something went wrong in the service",
+        "A defect of the service; its log says more.",
+        "Tell the operator when it happened. To repeat a booking is safe with the same Idempotency-Key.",
+    ),
+    "unavailable": Kind(
+        503,
+        "Unavailable: nothing was done",
+        "Redis is away, too slow or overloaded, or this process is ending. Nothing was done.",
+        "Try again after the seconds that Retry-After says.",
+    ),
+    "outcome_unknown": Kind(
+        503,
+        "Outcome unknown",
+        "The command had gone out to Redis and no answer came back: it may have been done or not.",
+        "Ask GET /v1/tickets/{ticket_id} with the ticket_id of the problem, or repeat with the same Idempotency-Key.",
+    ),
+    "too_many_listeners": Kind(
+        503,
+        "Too many listeners",
+        "As many clients as the process takes follow live seats already.",
+        "Come again after Retry-After, or ask for the showtimes with If-None-Match now and then.",
+    ),
 }
 
 # After these the rest of the body is still on its way; it is thrown away, for 10 s at most, and the connection closed.
@@ -56,8 +198,8 @@ class HttpError(errors.MatineeError):
 def describe(error: errors.MatineeError) -> tuple[wire.Problem, dict[str, str]]:
     """What HTTP says of an error, and the headers that go with it."""
     code = error.problem_code if isinstance(error, HttpError) else error.code
-    status, title = PROBLEMS[code]
-    problem = wire.Problem(TYPE_BASE + code, title, status, error.detail, code)
+    kind = PROBLEMS[code]
+    problem = wire.Problem(TYPE_BASE + code, kind.title, kind.status, error.detail, code)
     headers = {"Cache-Control": "no-store"}
     match error:
         case HttpError():

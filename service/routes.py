@@ -39,8 +39,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `answer` is the struct of the answer with `status`, None for one that is no struct. `media_type` is what it is
     written as, and `also` what a client may have instead by `Accept`. `codes` are the problems it may answer with,
-    besides those that follow from the rest. `parameters` are names of query parameters and headers. A `page` is for
-    people and their browsers; the API's document leaves it out.
+    besides those that follow from the rest. `parameters` are names of query parameters and headers, `headers` those
+    of the answer. A `page` is for people and their browsers; the API's document leaves it out.
     """
 
     method: str
@@ -56,6 +56,7 @@ class Route(msgspec.Struct, frozen=True):
     conditional: bool = False
     media_type: str = JSON
     also: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
     page: bool = False
 
     @property
@@ -84,9 +85,13 @@ def _page(method: str, path: str, handler: Handler, *, access: Access = "anyone"
 _SHOWTIME = "/v1/theatres/{theatre}/showtimes/{showtime}"
 _ONE_TICKET = "/v1/tickets/{ticket_id}"
 _PHONE = ("Ticket-Phone",)
+_KEPT = ("Cache-Control",)
+_NEGOTIATED = ("Cache-Control", "Vary")
+_TAGGED = ("ETag", "Cache-Control")
+_PLACED = ("Location", "Idempotency-Replayed", "Cache-Control")
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/", showtimes.welcome, wire.WelcomeAnswer, _READ, also=(HTML,)),
+    Route("GET", "/", showtimes.welcome, wire.WelcomeAnswer, _READ, also=(HTML,), headers=_NEGOTIATED),
     Route(
         "GET",
         "/v1/theatres",
@@ -94,6 +99,7 @@ ROUTES: tuple[Route, ...] = (
         wire.TheatresAnswer,
         ("invalid_input",),
         parameters=("limit", "cursor", "name"),
+        headers=("Link",),
     ),
     Route("GET", "/v1/theatres/{theatre}", theatres.one, wire.TheatreAnswer, ("theatre_not_found",)),
     Route(
@@ -103,6 +109,7 @@ ROUTES: tuple[Route, ...] = (
         wire.ShowtimesAnswer,
         (*_READ, "theatre_not_found", "invalid_input"),
         parameters=("date", "If-None-Match"),
+        headers=_TAGGED,
         conditional=True,
     ),
     # Before the route of one showtime, whose pattern it fits.
@@ -114,6 +121,7 @@ ROUTES: tuple[Route, ...] = (
         (*_READ, "too_many_listeners", "theatre_not_found", "invalid_input"),
         parameters=("date", "Last-Event-ID"),
         media_type="text/event-stream",
+        headers=_KEPT,
     ),
     Route(
         "GET",
@@ -122,6 +130,7 @@ ROUTES: tuple[Route, ...] = (
         wire.ShowtimeAnswer,
         (*_READ, "theatre_not_found", "showtime_not_found", "invalid_input"),
         parameters=("If-None-Match",),
+        headers=_TAGGED,
         conditional=True,
     ),
     Route(
@@ -132,6 +141,7 @@ ROUTES: tuple[Route, ...] = (
         (*_READ, "theatre_not_found", "showtime_not_found", "invalid_input"),
         access="box office",
         also=("text/csv",),
+        headers=(*_NEGOTIATED, "Content-Disposition"),
     ),
     Route(
         "POST",
@@ -142,8 +152,9 @@ ROUTES: tuple[Route, ...] = (
         body=wire.BookRequest,
         status=201,
         parameters=("Idempotency-Key",),
+        headers=_PLACED,
     ),
-    Route("GET", _ONE_TICKET, tickets.view, wire.TicketAnswer, (*_READ, *_TICKET), access="holder"),
+    Route("GET", _ONE_TICKET, tickets.view, wire.TicketAnswer, (*_READ, *_TICKET), "holder", headers=_KEPT),
     Route(
         "PATCH",
         _ONE_TICKET,
@@ -153,6 +164,7 @@ ROUTES: tuple[Route, ...] = (
         access="holder and phone",
         body=wire.MoveRequest,
         parameters=_PHONE,
+        headers=_KEPT,
     ),
     Route(
         "DELETE",
@@ -164,7 +176,7 @@ ROUTES: tuple[Route, ...] = (
         status=204,
         parameters=_PHONE,
     ),
-    Route("GET", f"{_ONE_TICKET}/user", tickets.user, wire.UserAnswer, (*_READ, *_TICKET), access="box office"),
+    Route("GET", f"{_ONE_TICKET}/user", tickets.user, wire.UserAnswer, (*_READ, *_TICKET), "box office", headers=_KEPT),
     Route(
         "POST",
         f"{_ONE_TICKET}/admission",
@@ -172,6 +184,7 @@ ROUTES: tuple[Route, ...] = (
         wire.TicketAnswer,
         (*_CHANGE, *_TICKET, "already_admitted"),
         access="box office",
+        headers=_KEPT,
     ),
     Route(
         "POST",
@@ -182,6 +195,7 @@ ROUTES: tuple[Route, ...] = (
         body=wire.ClassicBookRequest,
         status=201,
         parameters=("Idempotency-Key",),
+        headers=_PLACED,
         forms=True,
     ),
     Route(
@@ -192,6 +206,7 @@ ROUTES: tuple[Route, ...] = (
         (*_BOOK, *_TICKET, "already_admitted", "wrong_phone"),
         access="holder",
         body=wire.ClassicUpdateRequest,
+        headers=_KEPT,
         forms=True,
     ),
     Route(
@@ -202,6 +217,7 @@ ROUTES: tuple[Route, ...] = (
         (*_CHANGE, *_TICKET, "already_admitted", "wrong_phone"),
         access="holder",
         body=wire.ClassicDeleteRequest,
+        headers=_KEPT,
         forms=True,
     ),
     Route(
@@ -212,6 +228,7 @@ ROUTES: tuple[Route, ...] = (
         (*_READ, "showtime_not_found"),
         access="box office",
         body=wire.ClassicTimingRequest,
+        headers=_KEPT,
         forms=True,
     ),
     Route(
@@ -222,12 +239,13 @@ ROUTES: tuple[Route, ...] = (
         (*_READ, *_TICKET),
         access="box office",
         body=wire.ClassicTicketRequest,
+        headers=_KEPT,
         forms=True,
     ),
-    Route("GET", "/livez", operations.alive, wire.HealthAnswer),
-    Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ),
-    Route("GET", "/metrics", operations.metrics, None, access="box office", media_type="text/plain"),
-    Route("GET", "/openapi.json", operations.openapi, None),
+    Route("GET", "/livez", operations.alive, wire.HealthAnswer, headers=_KEPT),
+    Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ, headers=_KEPT),
+    Route("GET", "/metrics", operations.metrics, None, access="box office", media_type="text/plain", headers=_KEPT),
+    Route("GET", "/openapi.json", operations.openapi, None, headers=_KEPT),
     _page("GET", "/theatres", moviegoer.theatres),
     _page("GET", "/theatres/{theatre}", moviegoer.theatre),
     _page("POST", "/theatres/{theatre}", moviegoer.book, status=303),

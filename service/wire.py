@@ -7,27 +7,56 @@ from typing import Annotated, Literal, Self
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from service import fields
 from service.model import Availability, ShowtimeStatus, Theatre, Ticket, TicketStatus, rfc3339
 
 encode = msgspec.json.Encoder().encode
 
-# The patterns describe the fields to readers of the API's document; `fields.py` decides and words the errors.
-Name = Annotated[str, Meta(description="1 to 80 characters of any script.", examples=["Asha Rao"])]
+
+def _meta(description: str, *examples: str, **schema: str | int) -> Meta:
+    """What the API's document tells of a text. `fields.py` is what checks it, and words the errors."""
+    return Meta(description=description, examples=list(examples) or None, extra_json_schema=schema or None)
+
+
+Name = Annotated[
+    str,
+    _meta(
+        "1 to 80 characters of any script, one of them visible; no control characters.",
+        "Asha Rao",
+        pattern=fields.NAME,
+    ),
+]
 Phone = Annotated[
     str,
-    Meta(
-        description="7 to 15 digits, a leading + allowed; spaces, dots, dashes and brackets are ignored.",
-        examples=["+91 98123 45678"],
+    _meta(
+        "7 to 15 digits, a leading + allowed; spaces, dots, dashes and brackets are ignored.",
+        "+91 98123 45678",
+        pattern=fields.PHONE,
     ),
 ]
 Timing = Annotated[
     str,
-    Meta(
-        description="`HH:MM`: the next showtime at that time; or a full local `YYYY-MM-DDTHH:MM`.",
-        examples=["18:00", "2026-11-24T18:00"],
+    _meta(
+        "`HH:MM`: the next showtime at that time; or a full local `YYYY-MM-DDTHH:MM`.",
+        "18:00",
+        "2026-11-24T18:00",
+        pattern=fields.TIMING,
     ),
 ]
-TicketId = Annotated[str, Meta(description="The id that the booking answered.", examples=["main-7KQ2M8ZT41XVDRNB"])]
+TicketId = Annotated[
+    str,
+    _meta(
+        "The id that the booking answered. Case does not matter, and O, I, L are taken for 0, 1, 1.",
+        "main-7KQ2M8ZT41XVDRNB",
+        pattern=fields.TICKET_ID,
+    ),
+]
+TheatreId = Annotated[str, _meta("A theatre's id.", "main", pattern=fields.THEATRE_ID)]
+Clock = Annotated[str, _meta("A clock time in the theatre's zone.", "18:00", pattern=fields.CLOCK)]
+Label = Annotated[str, _meta("A showtime in the theatre's local time.", "2026-11-24T18:00", pattern=fields.SHOWTIME)]
+Instant = Annotated[
+    str, _meta("RFC 3339, with the theatre's offset then.", "2026-11-24T18:00:00+00:00", format="date-time")
+]
 
 
 class BookRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,7 +65,7 @@ class BookRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: Name
     phone: Phone
     timing: Timing
-    theatre: str | UnsetType = UNSET
+    theatre: TheatreId | UnsetType = UNSET
 
 
 class MoveRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,17 +112,17 @@ class ClassicTicketRequest(msgspec.Struct, forbid_unknown_fields=True):
 class TicketAnswer(msgspec.Struct):
     """A ticket. The phone is masked but for its last two digits, unless the box office asks."""
 
-    ticket_id: str
-    theatre: str
-    timing: str
-    showtime: str
-    starts_at: str
-    expires_at: str
+    ticket_id: TicketId
+    theatre: TheatreId
+    timing: Clock
+    showtime: Label
+    starts_at: Instant
+    expires_at: Instant
     status: TicketStatus
     name: str | None
     phone: str | None
-    booked_at: str | None
-    admitted_at: str | None
+    booked_at: Instant | None
+    admitted_at: Instant | None
 
     @classmethod
     def of(cls, ticket: Ticket, *, masked: bool) -> Self:
@@ -125,11 +154,11 @@ class TicketsAnswer(msgspec.Struct):
 class UserAnswer(msgspec.Struct):
     """The person a ticket was booked for."""
 
-    ticket_id: str
+    ticket_id: TicketId
     name: str | None
     phone: str | None
-    timing: str
-    showtime: str
+    timing: Clock
+    showtime: Label
 
     @classmethod
     def of(cls, ticket: Ticket) -> Self:
@@ -141,20 +170,20 @@ class UserAnswer(msgspec.Struct):
 class CancelledAnswer(msgspec.Struct):
     """What `POST /delete` cancelled."""
 
-    ticket_id: str
-    timing: str
-    showtime: str
+    ticket_id: TicketId
+    timing: Clock
+    showtime: Label
     status: Literal["cancelled"] = "cancelled"
 
 
 class TheatreAnswer(msgspec.Struct):
     """A theatre of the programme. `films` has the title of the film at each timing that names one."""
 
-    id: str
+    id: TheatreId
     name: str
     timezone: str
     capacity: int
-    timings: tuple[str, ...]
+    timings: tuple[Clock, ...]
     films: dict[str, str]
 
     @classmethod
@@ -172,10 +201,10 @@ class TheatresAnswer(msgspec.Struct):
 class ShowtimeAnswer(msgspec.Struct):
     """A showtime and its seats. `film` is null where the programme names none."""
 
-    theatre: str
-    timing: str
-    showtime: str
-    starts_at: str
+    theatre: TheatreId
+    timing: Clock
+    showtime: Label
+    starts_at: Instant
     film: str | None
     capacity: int
     booked: int
@@ -247,8 +276,8 @@ class Problem(msgspec.Struct, omit_defaults=True):
     detail: str
     code: str
     errors: list[FieldProblem] = []
-    ticket_id: str | None = None
-    admitted_at: str | None = None
+    ticket_id: TicketId | None = None
+    admitted_at: Instant | None = None
 
 
 def mask(phone: str) -> str:

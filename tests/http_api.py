@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import contract
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import ConnectionPool
@@ -41,10 +42,12 @@ class Api:
 async def opened(pool: ConnectionPool, programme: Programme | None = None, **variables: str) -> Api:
     """A service on the server of `pool`, with settings as an operator would write them.
 
-    A `programme` given takes the place of the one that the settings make.
+    A `programme` given takes the place of the one that the settings make. Every answer is held against the API's
+    document.
     """
     settings = Settings.from_environment({"MATINEE_TIMINGS": "15:00,18:00,21:00", "MATINEE_CAPACITY": "3", **variables})
-    client = TestClient(TestServer(create_app(settings, programme or programme_from(settings), pool)))
+    server = TestServer(create_app(settings, programme or programme_from(settings), pool))
+    client = TestClient(server, trace_configs=[contract.tracing()])
     await client.start_server()
     return Api(client)
 

@@ -68,7 +68,7 @@ def test_a_search_does_not_run_from_one_name_into_the_next() -> None:
     assert directory.page(9, "left right").theatres == []
 
 
-@pytest.mark.parametrize("text", ["", "main", "Pm1haW4=x", "!", "fm1haW4", "Pk1BSU4", "Pg", "\x00", "é"])
+@pytest.mark.parametrize("text", ["", "main", "3e", "3e6D61", "3e4d41", "3f6d61", "3e6d6", "3e 6d61", "\x00", "é"])
 def test_what_no_answer_gave_is_no_cursor(text: str) -> None:
     with pytest.raises(ValueError, match=r"^must be the cursor of a link"):
         Cursor.read(text)

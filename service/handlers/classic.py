@@ -50,6 +50,7 @@ async def update(desk: Desk, request: web.Request) -> Answer:
 
 async def delete(desk: Desk, request: web.Request) -> Answer:
     """Delete a ticket."""
+    desk.gate.is_staff(request)  # the phone is asked of the box office too, but a wrong token is refused as everywhere
     wish = await _delete_request.read(request)
     ticket = await desk.box_office.cancel(wish.ticket_id, wish.phone)
     desk.metrics.tickets["cancelled"] += 1

@@ -7,7 +7,6 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from service import edge, fields
-from service.errors import Unavailable
 from service.handlers.desk import Desk
 from service.lean import SERVER
 from service.live import Listener, Live
@@ -32,7 +31,7 @@ async def stream(desk: Desk, request: web.Request) -> web.StreamResponse:
     theatre = desk.theatre(request)
     date: datetime.date | None = edge.query(request, {"date": fields.date}).get("date")
     if not desk.store.ready:
-        raise Unavailable("Redis does not answer.")
+        await desk.box_office.coming_showtimes(theatre)  # which raises Unavailable where Redis is away
     if desk.live.is_full:
         headers = {"Retry-After": str(COME_AGAIN_S)}
         raise HttpError("too_many_listeners", "As many clients listen as this process takes.", headers)
