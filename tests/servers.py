@@ -1,9 +1,12 @@
-"""Starts a Redis or Valkey of the tests' own."""
+"""Starts a Redis or Valkey of the tests' own. (To import it from a conftest.py does not do: there are several of that name.)"""
 
+import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import redis
 
 
@@ -27,3 +30,13 @@ def start_server(binary: str, folder: Path, *options: str) -> tuple[subprocess.P
                 process.kill()
                 raise
             time.sleep(0.01)
+
+
+def redis_binary() -> str:
+    """The system's redis-server; its absence skips on a laptop and fails in CI."""
+    found = shutil.which("redis-server")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is missing: in CI that is a failure")
+        pytest.skip("no redis-server on this machine (Debian: apt install redis-server)")
+    return found

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import redis_binary
-from servers import start_server
+from servers import redis_binary, start_server
 
 from service import preflight
 from service.preflight import PreflightError, inspect_server

