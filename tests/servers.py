@@ -1,4 +1,4 @@
-"""Starts a Redis or Valkey of the tests' own. (To import it from a conftest.py does not do: there are several of that name.)"""
+"""Starts a Redis or Valkey of the tests' own. What tests import is no part of a conftest.py: one hides another."""
 
 import os
 import shutil
