@@ -65,6 +65,7 @@ REPLIES = {
     "sold out": _array(b"sold_out", NOW_MS),
     "ticket": _array(b"ticket", b"Asha Rao", b"+919812345678", b"20261124T1800", NOW_MS, 0, 0),
     "seats": _array(b"availability", NOW_MS, *([12, 40] * 6)),
+    "seats of a week": _array(b"availability", NOW_MS, *([12, 40] * 6 * 8)),  # seven days touch eight dates
 }
 
 # And to the commands of the pipeline itself.
@@ -188,6 +189,7 @@ def sides() -> list[Side]:
     day = "/v1/theatres/main/showtimes?date=2026-11-24"
     book = _request("POST", "/v1/tickets", TICKET)
     key = "Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324"
+    page = _request("GET", "/", b"", "Accept: text/html, */*;q=0.8", "Accept-Encoding: gzip, deflate, br")
     return [
         Side(BARE, [_request("POST", "/bare", TICKET)], b"201", server="bare"),
         Side("book", [book], b"201", REPLIES["booked"]),
@@ -196,6 +198,7 @@ def sides() -> list[Side]:
         Side("sold out", [book], b"409", REPLIES["sold out"]),
         Side("view a ticket", [_request("GET", "/v1/tickets/main-7KQ2M8ZT41XVDRNB")], b"200", REPLIES["ticket"]),
         Side("seats of a day", [_request("GET", day)], b"200", REPLIES["seats"]),
+        Side("page of a theatre", [page], b"200", REPLIES["seats of a week"]),
         Side("book in a chain", _bookings_of_a_chain(), b"201", REPLIES["booked"], server="chain"),
     ]
 
