@@ -338,6 +338,17 @@ async def test_a_ticket_from_the_booking_to_oblivion(office: Office) -> None:
     assert await office.house.everything() == {}
 
 
+async def test_a_ticket_booked_while_its_admission_failed_is_not_let_in(office: Office) -> None:
+    """The door was told "no such ticket"; that the booking arrives then, late, lets nobody in."""
+    ticket = await office.book("18:00")
+    booking = office.house.pipeline.last
+    await office.house.redis.flushall()
+    office.house.pipeline.before_looks.append(booking)
+    with pytest.raises(TicketNotFound):
+        await office.box_office.admit(ticket.ticket_id)
+    assert (await office.box_office.ticket(ticket.ticket_id)).status == "booked"
+
+
 async def test_the_life_of_a_ticket_is_what_the_operator_says(office: Office) -> None:
     office = office.under(MAIN, ticket_life_ms=HOUR_MS)
     ticket = await office.book("18:00")
