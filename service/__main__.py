@@ -1,4 +1,4 @@
-"""The command line: `matinee serve`, `matinee check`, `matinee health`. Every error is one line, exit code 1.
+"""The command line: `matinee serve`, `check`, `audit` and `health`. Every error is one line, exit code 1.
 
 Each command imports what it needs: `matinee health` runs every few seconds in a container, and the web server
 and redis-py take several times as long to import as all that it does.
@@ -29,21 +29,27 @@ def main(arguments: list[str] | None = None) -> int:
     for name, run, meaning in (
         ("serve", _serve, "start the service"),
         ("check", _check, "check the settings, the programme and the server, and say what was found"),
+        ("audit", _audit, "read the database while it is used, and say what disagrees (exit code 0 or 1)"),
         ("health", _health, "ask the running service whether it is ready (exit code 0 or 1)"),
     ):
-        commands.add_parser(name, help=meaning, description=meaning).set_defaults(run=run)
+        command = commands.add_parser(name, help=meaning, description=meaning)
+        command.set_defaults(run=run)
+        if run is _audit:
+            command.add_argument(
+                "--repair", action="store_true", help="mend what can be mended safely, and say what was"
+            )
     chosen = parser.parse_args(arguments)
 
     logging.basicConfig(format="matinee: %(message)s", level=logging.INFO)
     try:
-        return int(chosen.run(Settings.from_environment(os.environ)))
+        return int(chosen.run(Settings.from_environment(os.environ), chosen))
     except SettingsError as error:
         return _fail(error)
     except KeyboardInterrupt:
         return 130
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
     from service.app import create_app  # noqa: PLC0415  slow to import, see above
     from service.programme import programme_from  # noqa: PLC0415  as above
     from service.serve import CANNOT_START, serve  # noqa: PLC0415  as above
@@ -54,7 +60,7 @@ def _serve(settings: Settings) -> int:
         return _fail(error)
 
 
-def _check(settings: Settings) -> int:
+def _check(settings: Settings, _: argparse.Namespace) -> int:
     from service.check import findings  # noqa: PLC0415  as above
     from service.serve import CANNOT_START  # noqa: PLC0415  as above
 
@@ -66,7 +72,17 @@ def _check(settings: Settings) -> int:
     return 0
 
 
-def _health(settings: Settings) -> int:
+def _audit(settings: Settings, chosen: argparse.Namespace) -> int:
+    from service.bookkeeper import keep_books  # noqa: PLC0415  as above
+    from service.serve import CANNOT_START  # noqa: PLC0415  as above
+
+    try:
+        return 0 if keep_books(settings, mends=chosen.repair) else 1
+    except CANNOT_START as error:
+        return _fail(error)
+
+
+def _health(settings: Settings, _: argparse.Namespace) -> int:
     """Ask /readyz, on this machine: a wildcard address is reached by loopback."""
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
     host = loopback.get(settings.host, settings.host)

@@ -1,8 +1,9 @@
 """`matinee check`: what `matinee serve` would start with, found out without serving."""
 
+import contextlib
 from collections.abc import Iterator
 
-from service.deployment import Deployment, inspect
+from service.deployment import inspect
 from service.embedded import EmbeddedServer, holder_of
 from service.programme import programme_from
 from service.serve import access, replicas, summary
@@ -17,7 +18,8 @@ def findings(settings: Settings) -> Iterator[str]:
     yield "settings: good"
     yield f"programme: {summary(programme_from(settings))}"
     yield f"access: {access(settings)}"
-    found = _deployment(settings)
+    with reach(settings) as (url, where):
+        found = inspect(url, settings.wait_replicas, where=where)
     yield f"server: {found.place}"
     yield from found.nodes
     yield f"persistence: {found.persistence}"
@@ -27,13 +29,16 @@ def findings(settings: Settings) -> Iterator[str]:
         yield f"warning: {warning}"
 
 
-def _deployment(settings: Settings) -> Deployment:
+@contextlib.contextmanager
+def reach(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The server's URL, and where it is if it is embedded: the one that runs, or one that is started for now."""
     if settings.redis_url:
-        return inspect(settings.redis_url, settings.wait_replicas)
-    if holder := holder_of(settings.data_dir):
-        return inspect(holder.url, where=f"embedded, running as process {holder.server_pid}")
-    embedded = EmbeddedServer.start(settings.data_dir, settings.durability)
-    try:
-        return inspect(embedded.url, where=f"embedded, data in {embedded.data_dir}")
-    finally:
-        embedded.stop()
+        yield settings.redis_url, ""
+    elif holder := holder_of(settings.data_dir):
+        yield holder.url, f"embedded, running as process {holder.server_pid}"
+    else:
+        embedded = EmbeddedServer.start(settings.data_dir, settings.durability)
+        try:
+            yield embedded.url, f"embedded, data in {embedded.data_dir}"
+        finally:
+            embedded.stop()

@@ -66,6 +66,29 @@ def inspect(url: str, wait_replicas: int = 0, *, where: str = "") -> Deployment:
     )
 
 
+def primaries(url: str) -> list[str]:
+    """A URL for each server that holds data and takes changes. Raises PreflightError where one is missing."""
+    address = Address.parse(url)
+    if address.kind == "sentinel":
+        return [_named_by_sentinels(address)]
+    if address.kind == "cluster":
+        _, shards, _ = _map_of(address)
+        return [_leader(address, shard) for shard in shards if shard["slots"]]
+    return [url]
+
+
+def _named_by_sentinels(address: Address) -> str:
+    troubles = []
+    for url in address.urls:
+        with connect(url) as client:
+            try:
+                if named := client.sentinel_get_master_addr_by_name(address.service):
+                    return address.node_url(*named)
+            except redis.RedisError as error:
+                troubles.append(_sentinel_trouble(f"the Sentinel at {address_of(client)}", error))
+    raise PreflightError(troubles[0] if troubles else _unknown(address.service))
+
+
 def _behind_sentinels(address: Address, wait_replicas: int) -> Deployment:
     lines: list[str] = []
     warnings: list[str] = []
@@ -115,7 +138,7 @@ def _sentinel_trouble(who: str, error: redis.RedisError) -> str:
 def _agreed(service: str, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a Sentinel says of a primary that is up. Raises PreflightError where none does."""
     if not states:
-        raise PreflightError(f"no Sentinel knows a primary named {service}: correct the name in MATINEE_REDIS_URL")
+        raise PreflightError(_unknown(service))
     for state in states:
         if state["is_master"] and not state["is_sdown"] and not state["is_odown"]:
             return state
@@ -123,6 +146,10 @@ def _agreed(service: str, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         f"{service} has no primary: its Sentinels see {states[0]['ip']}:{states[0]['port']} as down and have not "
         "named another"
     )
+
+
+def _unknown(service: str) -> str:
+    return f"no Sentinel knows a primary named {service}: correct the name in MATINEE_REDIS_URL"
 
 
 def _in_cluster(address: Address, wait_replicas: int) -> Deployment:
@@ -145,15 +172,21 @@ def _in_cluster(address: Address, wait_replicas: int) -> Deployment:
 def _in_shard(
     address: Address, shard: dict[str, Any], slots: int, wait_replicas: int, warnings: list[str]
 ) -> list[_Node]:
-    members = [(_url_of(address, each), each) for each in shard["nodes"]]
-    leading = [url for url, each in members if each["role"] == "master" and each["health"] == "online"]
-    if not leading:
-        raise PreflightError(f"{slots} slots of the cluster have no primary that is online: start it, or wait for one")
-    primary = _primary(leading[0], f"primary of {slots} slots", wait_replicas)
-    replicas = [_replica(url, primary, warnings) for url, _ in members if url != leading[0]]
+    leader = _leader(address, shard)
+    primary = _primary(leader, f"primary of {slots} slots", wait_replicas)
+    members = [_url_of(address, each) for each in shard["nodes"]]
+    replicas = [_replica(url, primary, warnings) for url in members if url != leader]
     if not replicas:
         warnings.append(_no_replica(primary))
     return [primary, *filter(None, replicas)]
+
+
+def _leader(address: Address, shard: dict[str, Any]) -> str:
+    for node in shard["nodes"]:
+        if node["role"] == "master" and node["health"] == "online":
+            return _url_of(address, node)
+    slots = sum(high - low + 1 for low, high in _ranges(shard["slots"]))
+    raise PreflightError(f"{slots} slots of the cluster have no primary that is online: start it, or wait for one")
 
 
 def _map_of(address: Address) -> tuple[str, list[dict[str, Any]], list[str]]:

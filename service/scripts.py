@@ -74,4 +74,9 @@ TICKET = Script.load("ticket")
 SHOWTIME_TICKETS = Script.load("showtime_tickets")
 AVAILABILITY = Script.load("availability")
 
+# What `matinee audit --repair` runs, and no web process.
+MEND_SHOWTIME = Script.load("mend_showtime")
+MEND_EXPIRY = Script.load("mend_expiry")
+
+REPAIRS = (MEND_SHOWTIME, MEND_EXPIRY)
 ALL = (BOOK, MOVE, CANCEL, ADMIT, TICKET, SHOWTIME_TICKETS, AVAILABILITY)

@@ -63,6 +63,10 @@ class Stage(msgspec.Struct):
     showtimes: tuple[Showtime, Showtime]
     random: random.Random
 
+    def ticket_id(self, item: str) -> str:
+        """The id under which this process books an item."""
+        return f"main-{self.play.me}{item.upper().replace('-', '0'):0>15}"
+
     def other(self, showtime: Showtime) -> Showtime:
         """The other one of the two showtimes."""
         return self.showtimes[self.showtimes[0].label == showtime.label]
@@ -70,7 +74,7 @@ class Stage(msgspec.Struct):
 
 async def book(stage: Stage, item: str, which: int = 0) -> Done:
     """A booking of the first showtime, by somebody else in each process."""
-    showtime, ticket_id = stage.showtimes[which], f"main-{stage.play.me}-{item}"
+    showtime, ticket_id = stage.showtimes[which], stage.ticket_id(item)
     booked = await stage.house.store.book(ticket_id, showtime, NAME, PHONE)
     return Done(item, "booked", ticket_id, [Seat(showtime.label, booked.version, 1)])
 
@@ -82,8 +86,8 @@ async def book_second(stage: Stage, item: str) -> Done:
 
 async def book_with_key(stage: Stage, item: str) -> Done:
     """The same booking by an impatient client: each item is one Idempotency-Key, sent to every process."""
-    wish = Idempotency(item, "same-request")
-    ticket_id = f"main-{stage.play.me}-{item}"
+    wish = Idempotency(f"{item.encode().hex():0>32}", "f" * 32)
+    ticket_id = stage.ticket_id(item)
     booked = await stage.house.store.book(ticket_id, stage.showtimes[0], NAME, PHONE, wish)
     if isinstance(booked, Booked):
         return Done(item, "booked", ticket_id, [Seat(stage.showtimes[0].label, booked.version, 1)])

@@ -19,13 +19,15 @@ PINNED = {
     "availability": "6faf4509b5679b176bfc85d89092da5a300b20a5",
     "book": "75dd45998c2ef26d7962e382d1401f1955221722",
     "cancel": "e6912ead3d122b2aa2a9618875636130a5820ffc",
+    "mend_expiry": "921a9ef1e7ee12f25cc00dcbb3f70688451363bd",
+    "mend_showtime": "7c936e38a79abe43cea0a908309bddc8faf054bb",
     "move": "8d847259cdf1ffe26fb71658636d581439fb12a0",
     "showtime_tickets": "e4be2cb4970d8baf9e358676c2df13b2ae72a06e",
     "ticket": "3150e9d895563723cbf08b52b99d2b584dd4c478",
 }
 
 # Commands whose one key is their first argument. One that a script needs besides takes its place here.
-READS = {"EXISTS", "GET", "HGET", "HKEYS", "HMGET", "ZRANGE", "ZSCORE"}
+READS = {"EXISTS", "GET", "HGET", "HKEYS", "HMGET", "PEXPIRETIME", "ZCARD", "ZRANGE", "ZSCORE"}
 WRITES = {"HDEL", "HSET", "PEXPIRE", "PEXPIREAT", "SET", "ZADD", "ZREM"}
 
 # In each script that changes something, this very text; its calls name a key of KEYS and change nothing.
@@ -40,7 +42,8 @@ end
 
 README = (LUA_DIR / "README.md").read_text(encoding="utf-8")
 
-each_script = pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+EVERY = (*scripts.ALL, *scripts.REPAIRS)
+each_script = pytest.mark.parametrize("script", EVERY, ids=lambda script: script.name)
 
 
 def header(script: Script) -> str:
@@ -75,13 +78,13 @@ def test_no_script_changes_by_accident(script: Script) -> None:
 
 
 def test_every_file_is_loaded_and_every_loaded_script_is_a_file() -> None:
-    assert sorted(script.name for script in scripts.ALL) == sorted(path.stem for path in LUA_DIR.glob("*.lua"))
-    assert sorted(PINNED) == sorted(script.name for script in scripts.ALL)
+    assert sorted(script.name for script in EVERY) == sorted(path.stem for path in LUA_DIR.glob("*.lua"))
+    assert sorted(PINNED) == sorted(script.name for script in EVERY)
 
 
 def test_a_server_compiles_them_and_knows_them_by_our_digests(server_url: str) -> None:
     with redis.Redis.from_url(server_url) as client:
-        assert [client.script_load(script.source) for script in scripts.ALL] == [script.sha for script in scripts.ALL]
+        assert [client.script_load(script.source) for script in EVERY] == [script.sha for script in EVERY]
 
 
 @each_script
@@ -164,7 +167,7 @@ def readers(script: Script) -> list[str]:
     return [source for source in sources if re.search(rf"\({script.name.upper()}, ", source)]
 
 
-@each_script
+@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
 def test_one_method_of_the_store_reads_every_status_word(script: Script) -> None:
     [method] = readers(script)
     assert set(re.findall(r'\bb"(\w+)"', method)) == told_words(script)
@@ -172,7 +175,7 @@ def test_one_method_of_the_store_reads_every_status_word(script: Script) -> None
 
 def test_the_readme_has_a_row_for_every_script() -> None:
     rows = re.findall(r"^\| \[`(\w+)\.lua`\]\(\1\.lua\) \| .* \| (.*) \| .* \|$", README, re.MULTILINE)
-    assert {name for name, _ in rows} == {script.name for script in scripts.ALL}
+    assert {name for name, _ in rows} == {script.name for script in EVERY}
     for name, replies in rows:
-        [script] = [script for script in scripts.ALL if script.name == name]
+        [script] = [script for script in EVERY if script.name == name]
         assert set(re.findall(r"`(\w+)`", replies)) == told_words(script), name
