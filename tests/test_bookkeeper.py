@@ -1,6 +1,7 @@
 """`matinee audit` as a command: which database it reads, what it prints, how it ends."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ import redis
 from service import bookkeeper
 from service.__main__ import main
 from service.embedded import EmbeddedServer, holder_of
+from service.keys import keys_of
+from service.programme import programme_from
+from service.settings import Settings
+from tests.clusters import SERVICE, ClusterOfSix, PrimaryOfTwo
+
+PROGRAMME = programme_from(Settings.from_environment({}))
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +104,52 @@ def test_a_long_audit_shows_how_far_it_is(
         assert "\rread 1,200 of about 1,200 keys (100 %), 1,200 disagreements" in told
     else:
         assert "matinee: read 500 of about 1,200 keys (41 %), 500 disagreements\n" in told
+
+
+def doctor(client: redis.Redis) -> None:
+    """A showtime whose counter no ids bear out; the expiries are right."""
+    [theatre] = PROGRAMME.theatres.values()
+    showtime = PROGRAMME.resolve(theatre, "18:00", int(time.time() * 1000))
+    key, _ = keys_of(showtime)
+    client.hset(key, mapping={"booked": 1, "version": 1, "forgotten": showtime.forgotten_ms})
+    client.pexpireat(key, showtime.forgotten_ms)
+
+
+def test_of_a_cluster_each_primary_is_read(
+    cluster: ClusterOfSix, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MATINEE_REDIS_URL", cluster.url)
+    assert main(["audit"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert sorted(told[::2]) == sorted(f"server: at {node.address}" for node in cluster.primaries())
+    with redis.RedisCluster.from_url(f"redis://{cluster.nodes[0].address}") as client:
+        doctor(client)
+    assert main(["audit"]) == 1
+    assert "1 booked, but 0 ids are listed" in capsys.readouterr().out
+    assert main(["audit", "--repair"]) == 0
+    assert main(["audit"]) == 0
+
+
+def test_behind_sentinels_the_primary_is_read(
+    sentinels: PrimaryOfTwo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MATINEE_REDIS_URL", sentinels.url)
+    primary = sentinels.primary
+    with redis.Redis.from_url(f"redis://{primary.address}") as client:
+        doctor(client)
+    assert main(["audit"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"server: at {primary.address}"
+    assert told[1].endswith("1 booked, but 0 ids are listed")
+    assert main(["audit", "--repair"]) == 0
+    assert main(["audit"]) == 0
+
+
+def test_a_primary_that_no_sentinel_knows_is_one_line(
+    sentinels: PrimaryOfTwo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MATINEE_REDIS_URL", sentinels.url.replace(SERVICE, "cinema"))
+    assert main(["audit"]) == 1
+    assert capsys.readouterr().err == (
+        "matinee: no Sentinel knows a primary named cinema: correct the name in MATINEE_REDIS_URL\n"
+    )

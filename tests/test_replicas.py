@@ -41,7 +41,10 @@ FULL = script("return {'sold_out'}", b"sold_out")
 READ = script("return {'read', redis.call('GET', KEYS[1])}")
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.xdist_group(f"replica of {kind}")) for kind in ("valkey", "redis")],
+)
 def pair(request: pytest.FixtureRequest) -> Iterator[Replicated]:
     """A primary and one replica: the kinds differ in what WAIT waits for after a command that wrote nothing."""
     binary = str(get_binary_path()) if request.param == "valkey" else redis_binary()
