@@ -105,10 +105,9 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "Idempotency-Key": {
         "in": "header",
-        "description": "Names the booking: a repeat with the same key and body within 24 hours answers the first "
-        "ticket again, with `Idempotency-Replayed: true`. Double quotes around it do not count.",
+        "description": "Names the booking, for instance a UUID: a repeat with the same key and body within 24 hours "
+        "answers the first ticket again, with `Idempotency-Replayed: true`. Double quotes around it do not count.",
         "schema": _text(fields.IDEMPOTENCY_KEY, minLength=1, maxLength=255),
-        "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
     },
     "Ticket-Phone": {
         "in": "header",

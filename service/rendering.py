@@ -27,11 +27,18 @@ _URL = re.compile(r"url\(([a-z0-9.-]+)\)")
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """One file, compressed too where that makes it smaller."""
+    """One file, compressed too where that makes it smaller. A large one is compressed alone, and `body` is None."""
 
-    body: bytes
+    body: bytes | None
     gzipped: bytes | None
     media_type: str
+
+    @property
+    def plain(self) -> bytes:
+        """The file as it is."""
+        if self.body is not None:
+            return self.body
+        return b"" if self.gzipped is None else gzip.decompress(self.gzipped)
 
 
 class Pages:
@@ -44,6 +51,8 @@ class Pages:
         for path in sorted((FOLDER / "assets").iterdir(), key=lambda path: path.suffix == ".css"):
             if path.suffix in _TYPES:
                 self._keep(path)
+            elif path.suffix == ".gz":
+                self._keep_compressed(path)
         templates = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.html")}
         self._environment = minijinja.Environment(
             templates=templates,
@@ -71,6 +80,14 @@ class Pages:
         digest = blake2b(body, digest_size=6).hexdigest()
         name = self._names[path.name] = f"{path.stem}.{digest}{path.suffix}"
         self.assets[name] = Asset(body, gzipped if len(gzipped) < 0.9 * len(body) else None, _TYPES[path.suffix])
+
+    def _keep_compressed(self, path: Path) -> None:
+        """A file that is stored compressed: to do that here would take each web process a tenth of a second."""
+        gzipped = path.read_bytes()
+        name = Path(path.stem)
+        digest = blake2b(gzipped, digest_size=6).hexdigest()
+        self._names[path.stem] = f"{name.stem}.{digest}{name.suffix}"
+        self.assets[self._names[path.stem]] = Asset(None, gzipped, _TYPES[name.suffix])
 
 
 def long_date(text: str) -> str:

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from service import lean, problems, wire
 from service.connections import tend_connections
 from service.errors import MatineeError
-from service.handlers import classic, door, live, moviegoer, operations, pages, showtimes, theatres, tickets
+from service.handlers import classic, docs, door, live, moviegoer, operations, pages, showtimes, theatres, tickets
 from service.handlers.desk import Desk
 from service.lean import JSON
 from service.metrics import RouteTally
@@ -246,6 +246,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/readyz", operations.ready, wire.HealthAnswer, _READ, headers=_KEPT),
     Route("GET", "/metrics", operations.metrics, None, access="box office", media_type="text/plain", headers=_KEPT),
     Route("GET", "/openapi.json", operations.openapi, None, headers=_KEPT),
+    _page("GET", "/docs", docs.interactive),
+    _page("GET", "/docs/errors", docs.errors),
     _page("GET", "/theatres", moviegoer.theatres),
     _page("GET", "/theatres/{theatre}", moviegoer.theatre),
     _page("POST", "/theatres/{theatre}", moviegoer.book, status=303),

@@ -234,8 +234,13 @@ class TestWheel:
         with zipfile.ZipFile(wheel) as archive:
             metadata = next(name for name in archive.namelist() if name.endswith("/METADATA"))
             text = archive.read(metadata).decode()
-        assert "License-Expression: MIT AND OFL-1.1\n" in text
-        assert re.findall(r"^License-File: (.+)$", text, re.MULTILINE) == ["LICENSE", "service/pages/assets/OFL.txt"]
+        assert "License-Expression: MIT AND OFL-1.1 AND Apache-2.0\n" in text
+        assert re.findall(r"^License-File: (.+)$", text, re.MULTILINE) == [
+            "LICENSE",
+            "service/pages/assets/OFL.txt",
+            "service/pages/assets/swagger-ui-bundle.LICENSE.txt",
+            "service/pages/assets/swagger-ui.LICENSE.txt",
+        ]
         assert f"\nVersion: {service.__version__}\n" in text
 
 

@@ -10,22 +10,29 @@ from service.negotiation import prefers_html, takes_gzip
 
 HTML = "text/html; charset=utf-8"
 
-_GUARDED: Headers = (
-    # Nothing from elsewhere, nothing inline: what a name or a film's title might smuggle in has nowhere to run.
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'self'; script-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self';"
-        " form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
+
+def _policy(images: str) -> Headers:
+    """Nothing from elsewhere, nothing inline: what a name or a film's title might smuggle in has nowhere to run."""
+    policy = (
+        "default-src 'none'; style-src 'self'; script-src 'self'; font-src 'self'; connect-src 'self';"
+        f" img-src {images}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    )
+    return (("Content-Security-Policy", policy),)
+
+
+_NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
+_ALIKE: Headers = (
+    _NO_SNIFFING,
     # A ticket's address is its key, so no other site may see it. With `no-referrer` browsers would also hide from us
     # that a form is ours: they then send `Origin: null`.
     ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Permissions-Policy", "camera=(self), geolocation=(), microphone=()"),
 )
+_GUARDED: Headers = (*_policy("'self'"), *_ALIKE)
 _PRIVATE: Headers = (("Cache-Control", "no-store"), *_GUARDED)
-_COMMON: Headers = (("Cache-Control", "private, no-cache"), ("Vary", "Accept, Accept-Encoding"), *_GUARDED)
+_ASKED_ANEW: Headers = (("Cache-Control", "private, no-cache"), ("Vary", "Accept, Accept-Encoding"))
+_COMMON: Headers = (*_ASKED_ANEW, *_GUARDED)
 
 # What each problem means for the person in front of the page, where its title alone does not help.
 WORDS = {
@@ -50,9 +57,14 @@ def private_page(body: bytes, *, status: int = 200, headers: Headers = ()) -> An
     return Answer(body, status=status, media_type=HTML, headers=(*headers, *_PRIVATE))
 
 
-def common_page(body: bytes, *, packed: bool = False) -> Answer:
-    """A page that is about nobody, compressed by gzip if it is `packed`: asked for anew each time."""
-    headers = ((hdrs.CONTENT_ENCODING, "gzip"), *_COMMON) if packed else _COMMON
+def common_page(body: bytes, *, packed: bool = False, images: str | None = None) -> Answer:
+    """A page that is about nobody, compressed by gzip if it is `packed`: asked for anew each time.
+
+    `images` says from where it may show pictures, if not from here alone.
+    """
+    headers = _COMMON if images is None else (*_ASKED_ANEW, *_policy(images), *_ALIKE)
+    if packed:
+        headers = ((hdrs.CONTENT_ENCODING, "gzip"), *headers)
     return Answer(body, media_type=HTML, headers=headers)
 
 
@@ -82,10 +94,10 @@ async def asset(desk: Desk, request: web.Request) -> Answer:
     found = desk.pages.assets.get(request.match_info["file"])
     if found is None:
         raise problems.HttpError("route_not_found", "There is no such file.")
-    headers: Headers = (("Cache-Control", "public, max-age=31536000, immutable"), *_GUARDED[1:2])
+    headers: Headers = (("Cache-Control", "public, max-age=31536000, immutable"), _NO_SNIFFING)
     if found.gzipped is None:
-        return Answer(found.body, media_type=found.media_type, headers=headers)
+        return Answer(found.plain, media_type=found.media_type, headers=headers)
     headers = (("Vary", "Accept-Encoding"), *headers)
     if not takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING)):
-        return Answer(found.body, media_type=found.media_type, headers=headers)
+        return Answer(found.plain, media_type=found.media_type, headers=headers)
     return Answer(found.gzipped, media_type=found.media_type, headers=((hdrs.CONTENT_ENCODING, "gzip"), *headers))
