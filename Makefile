@@ -10,7 +10,7 @@ INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format fuzz load chaos bench bench-live bench-path bench-durability pictures clean
+.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-path bench-durability pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ format: $(VENV)/.dev ## format the Python code and mend what ruff can mend
 fuzz: $(VENV)/.dev ## let schemathesis ask whatever the API's document allows and forbids; SECONDS=, SEED=
 	@$(PYTHON) -m tests.fuzz $(call option,SECONDS,seconds) $(call option,SEED,seed)
 
+postman: $(VENV)/.dev ## run the Postman collection with Newman and take the pictures of it; PICTURES=no
+	@$(PYTHON) -m docs.postman.run $(if $(filter no,$(PICTURES)),--no-pictures)
+
 load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECONDS=
 	@$(PYTHON) -m loadtests.load $(call option,USERS,users) $(call option,SECONDS,seconds)
 
@@ -63,7 +66,7 @@ pictures: $(VENV)/.dev ## take the documents' pictures of the pages anew; needs 
 	@$(PYTHON) -m pytest -q -n 0 tests/browser/pictures.py
 
 clean: ## remove the virtual environment and the caches; the tickets in data/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache .coverage* htmlcov dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache .postman .coverage* htmlcov dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
