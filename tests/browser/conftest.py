@@ -14,13 +14,15 @@ import pytest
 import pytest_asyncio
 from http_api import Api
 from http_pages import with_programme
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright, expect
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from windows import DESKTOP, FLAGS, WAIT_MS, Serve, Visit
 
 from service import live, sessions
+
+expect.set_options(timeout=WAIT_MS)
 
 
 def chromium_binary() -> str:

@@ -17,7 +17,7 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
-WAIT_MS = 5_000  # a bound for a hanging test
+WAIT_MS = 15_000  # a bound for a hanging test
 
 DESKTOP = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
