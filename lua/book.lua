@@ -35,7 +35,7 @@ end
 
 local id = ARGV[1]
 local clock = redis.call('TIME')
-local now_ms = clock[1] .. string.format('%03d', math.floor(clock[2] / 1000))
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 if KEYS[4] then
   local first = redis.call('GET', KEYS[4])
@@ -60,22 +60,22 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   return {'booked', tonumber(redis.call('ZSCORE', KEYS[2], id) or 0), tonumber(booked_at_ms)}
 end
 
-if tonumber(now_ms) >= tonumber(ARGV[6]) then
-  return {'closed', tonumber(now_ms)}
+if now_ms >= tonumber(ARGV[6]) then
+  return {'closed', now_ms}
 end
 
 local seats = redis.call('HMGET', KEYS[1], 'booked', 'version', 'forgotten')
 local booked = tonumber(seats[1] or 0)
 local version = tonumber(seats[2] or 0) + 1
 if booked >= tonumber(ARGV[5]) then
-  return {'sold_out', tonumber(now_ms)}
+  return {'sold_out', now_ms}
 end
 
 redis.call('HSET', KEYS[1], 'booked', booked + 1, 'version', version)
 redis.call('ZADD', KEYS[2], version, id)
 redis.call('HSET', KEYS[3], 'name', ARGV[2], 'phone', ARGV[3], 'showtime', ARGV[4], 'booked_at', now_ms)
 redis.call('PEXPIREAT', KEYS[3], ARGV[7])
-if booked == 0 or tonumber(ARGV[8]) > tonumber(seats[3] or 0) then
+if booked == 0 or (ARGV[8] ~= seats[3] and tonumber(ARGV[8]) > tonumber(seats[3] or 0)) then
   -- Redis has just made the zset, and perhaps the hash: neither has a time to live yet. Or tickets live longer than
   -- they did at the first booking: a showtime outlives its last ticket.
   redis.call('HSET', KEYS[1], 'forgotten', ARGV[8])
@@ -85,4 +85,4 @@ end
 if KEYS[4] then
   redis.call('SET', KEYS[4], id .. ' ' .. ARGV[9], 'PX', ARGV[10])
 end
-return {'booked', version, tonumber(now_ms)}
+return {'booked', version, now_ms}

@@ -1,10 +1,11 @@
 """The one place where an error becomes an HTTP answer: RFC 9457 problem details with a stable `code`."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from service import errors, wire
-from service.lean import Answer
+from service.lean import Answer, Headers
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -186,6 +187,10 @@ PROBLEMS: Mapping[str, Kind] = {
 CLOSING = frozenset({"body_timeout", "body_too_large"})
 
 
+_NO_STORE: Headers = (("Cache-Control", "no-store"),)
+_SOLD_OUT = PROBLEMS["sold_out"].status
+
+
 class HttpError(errors.MatineeError):
     """An error of HTTP itself, which the domain knows nothing of; `code` is one of PROBLEMS."""
 
@@ -200,7 +205,7 @@ def describe(error: errors.MatineeError) -> tuple[wire.Problem, dict[str, str]]:
     code = error.problem_code if isinstance(error, HttpError) else error.code
     kind = PROBLEMS[code]
     problem = wire.Problem(TYPE_BASE + code, kind.title, kind.status, error.detail, code)
-    headers = {"Cache-Control": "no-store"}
+    headers = dict(_NO_STORE)
     match error:
         case HttpError():
             headers.update(error.headers)
@@ -217,12 +222,19 @@ def describe(error: errors.MatineeError) -> tuple[wire.Problem, dict[str, str]]:
 
 def answer(error: errors.MatineeError) -> Answer:
     """The answer that tells a program of an error."""
+    if type(error) is errors.SoldOut:  # what a crowd hears over and over, in the same words
+        return Answer(_sold_out(error.detail), status=_SOLD_OUT, media_type=CONTENT_TYPE, headers=_NO_STORE)
     problem, headers = describe(error)
     body = wire.encode(problem)
     response = Answer(body, status=problem.status, media_type=CONTENT_TYPE, headers=tuple(headers.items()))
     if problem.code in CLOSING:
         response.force_close()
     return response
+
+
+@lru_cache(maxsize=1024)
+def _sold_out(detail: str) -> bytes:
+    return wire.encode(describe(errors.SoldOut(detail))[0])
 
 
 def malformed() -> Answer:

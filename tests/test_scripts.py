@@ -17,7 +17,7 @@ from service.store import Store
 PINNED = {
     "admit": "e1470e7270e6f476e29b59554aab06d91ed50917",
     "availability": "6faf4509b5679b176bfc85d89092da5a300b20a5",
-    "book": "75dd45998c2ef26d7962e382d1401f1955221722",
+    "book": "8b40ca89fb46a92e574ae9e3bcbdbbe5fac77c33",
     "cancel": "e6912ead3d122b2aa2a9618875636130a5820ffc",
     "mend_expiry": "921a9ef1e7ee12f25cc00dcbb3f70688451363bd",
     "mend_showtime": "7c936e38a79abe43cea0a908309bddc8faf054bb",
