@@ -48,7 +48,7 @@ load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECO
 	@$(PYTHON) -m loadtests.load $(call option,USERS,users) $(call option,SECONDS,seconds)
 
 chaos: $(VENV)/.dev ## break one thing after the other under load; SEED=, SCENARIO=, ARGS='--list'
-	@$(PYTHON) -m tests.chaos $(call option,SEED,seed) $(call option,SCENARIO,scenario) $(ARGS)
+	@$(PYTHON) -m tests.chaos $(call option,SEED,seed) $(call option,SCENARIO,scenario) $(if $(RECORD),--record) $(ARGS)
 
 bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
 	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick)

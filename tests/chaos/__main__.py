@@ -6,6 +6,7 @@ only if no scenario found a violation.
 
 import argparse
 import asyncio
+import resource
 import signal
 import sys
 import tempfile
@@ -15,34 +16,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
-from tests.chaos import durability_faults, store_faults, web_faults, wire_faults  # noqa: F401  their scenarios register themselves
+# The scenarios register themselves.
+from tests.chaos import durability_faults, report, store_faults, web_faults, wire_faults  # noqa: F401  as said
+from tests.chaos.report import Result
 from tests.chaos.stage import SCENARIOS, Scenario, Stage
 
 REPORT = Path(__file__).parent / "report.json"
 SCENARIO_LIMIT_S = 240
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What one scenario came to."""
-
-    scenario: str
-    seed: int
-    calls: int
-    accepted: int
-    unknown: int
-    refused: int
-    violations: list[str]
-    figures: dict[str, float | int | str]
-    seconds: float
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What a run came to; `date` is UTC."""
-
-    date: str
-    results: list[Result]
 
 
 async def perform(scenario: Scenario, seed: int, scale: float = 1.0) -> Result:
@@ -58,6 +38,7 @@ async def perform(scenario: Scenario, seed: int, scale: float = 1.0) -> Result:
     outcomes = stage.outcomes()
     return Result(
         scenario.name,
+        time.strftime("%Y-%m-%d", time.gmtime()),
         seed,
         len(stage.calls),
         outcomes["done"],
@@ -77,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{scenario.name:20} {scenario.failure}: {scenario.promise}")
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
+    _allow_many_connections()
     try:
         results = list(_run([SCENARIOS[name] for name in options.scenario or SCENARIOS], options.seed))
     except KeyboardInterrupt:
         print("chaos: interrupted; every process has been stopped", file=sys.stderr)
         return 130
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    report = msgspec.json.encode(Report(date, results))
-    options.report.write_bytes(msgspec.json.format(report, indent=2) + b"\n")
+    report.write(options.report, results)
+    if options.record:
+        report.record(results, SCENARIOS)
     broken = sum(bool(result.violations) for result in results)
     print(f"{len(results)} scenarios, {broken} with violations; report: {options.report}")
     return 1 if broken else 0
@@ -99,8 +81,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--scenario", action="append", choices=SCENARIOS, metavar="NAME", help="run this one; may be repeated"
     )
     parser.add_argument("--list", action="store_true", help="list the scenarios and what each must show")
+    parser.add_argument("--record", action="store_true", help="put the figures into docs/reliability.md")
     parser.add_argument("--report", type=Path, default=REPORT, help="JSON file for the figures")
     return parser.parse_args(argv)
+
+
+def _allow_many_connections() -> None:
+    """Raise our own limit of open files, for the scenarios with thousands of clients."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -136,7 +136,8 @@ def _told(call: Call, answer: Answer) -> tuple[Outcome, str]:
     if answer.status >= 400:
         # `unavailable` says that nothing was done, and is held to it.
         known = answer.status < 500 or answer.code == "unavailable"
-        return "refused" if known else "unknown", answer.code
+        honest = answer.status != 503 or answer.header("Retry-After") is not None
+        return "refused" if known else "unknown", answer.code if honest else "no_retry_after"
     if call.kind == "book":
         call.ticket_id = answer.json["ticket_id"]
     if call.kind == "seats":

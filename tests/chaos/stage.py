@@ -44,20 +44,20 @@ SHOWN_VIOLATIONS = 20  # of one check; the rest is counted
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """A fault and what must hold under it. `quick` ones are part of `make test`."""
+    """A fault and what must hold under it. `quick` is the scale at which it is part of `make test`; 0: it is not."""
 
     name: str
     failure: str
     promise: str
     run: Callable[["Stage"], Awaitable[None]]
-    quick: bool = False
+    quick: float = 0.0
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, *, failure: str, promise: str, quick: bool = False
+    name: str, *, failure: str, promise: str, quick: float = 0.0
 ) -> Callable[[Callable[["Stage"], Awaitable[None]]], Callable[["Stage"], Awaitable[None]]]:
     """Register a coroutine as the scenario `name`."""
 
@@ -126,6 +126,7 @@ class Stage:
             yield service
             await service.ready()
             if checks:
+                await self._expect_freed_seat_bookable(service, capacity)
                 place = (store.url, store.folder) if store else (service.store_url, service.data_dir)
                 self.check(*place, capacity)
         finally:
@@ -146,13 +147,16 @@ class Stage:
         self.clients.append(Client(service.port, timeout_s))
         return Person(HttpWindow(self.clients[-1]), self.calls, self._numbers)
 
-    def crowd(
-        self, service: Service, people: int = 32, timeout_s: float = 10.0, windows: Sequence[Window] = ()
-    ) -> Crowd:
-        """A crowd at a service, with connections of their own or at the `windows`; a block of its own."""
-        persons = [Person(window, self.calls, self._numbers) for window in windows]
-        persons = persons or [self.person(service, timeout_s) for _ in range(people)]
+    def crowd(self, service: Service, people: int = 32, timeout_s: float = 10.0) -> Crowd:
+        """A crowd at a service; a block of its own."""
+        persons = [self.person(service, timeout_s) for _ in range(people)]
         return Crowd(persons, self.calls, self.dice, self.labels)
+
+    def crowd_at(self, windows: Sequence[Window]) -> Crowd:
+        """The same, at windows that the scenario has made."""
+        return Crowd(
+            [Person(window, self.calls, self._numbers) for window in windows], self.calls, self.dice, self.labels
+        )
 
     def outcomes(self) -> Counter[str]:
         """How many calls were done, refused and unknown."""
@@ -175,6 +179,22 @@ class Stage:
         self._found(attest(self.calls, read_journal(folder / "appendonlydir")))
         self._found(check(self.calls, ending, capacity))
         self._found([str(disagreement) for disagreement in books.disagreements])
+
+    async def _expect_freed_seat_bookable(self, service: Service, capacity: int) -> None:
+        """Fill a showtime, give one seat back, and book it again; where no showtime is small enough, nothing."""
+        person = self.person(service)
+        for label in self.dice.sample(self.labels, len(self.labels)) if capacity <= CAPACITY else ():
+            bookings = [await person.book(label)]
+            while bookings[-1].outcome == "done":
+                bookings.append(await person.book(label))
+            if bookings[-1].code == "showtime_not_found":
+                return  # another programme
+            self.expect(bookings[-1].code == "sold_out", f"{label} should be full: {bookings[-1].code}")
+            if len(bookings) > 1:
+                await person.cancel(bookings[0])
+                again = await person.book(label)
+                self.expect(again.outcome == "done", f"a freed seat at {label} is not bookable: {again.code}")
+                return
 
     def _found(self, violations: list[str]) -> None:
         self.violations += violations[:SHOWN_VIOLATIONS]

@@ -74,7 +74,7 @@ async def _readiness_becomes(service: Service, status: int) -> float:
     "out-of-memory",
     failure="Redis at its maxmemory, with no eviction",
     promise="bookings are refused as unavailable; cancellations still work; nothing is evicted; then all goes on",
-    quick=True,
+    quick=0.1,
 )
 async def out_of_memory(stage: Stage) -> None:
     with stage.valkey("--maxmemory-policy", "noeviction") as valkey:

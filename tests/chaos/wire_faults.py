@@ -2,11 +2,19 @@
 
 import asyncio
 import time
+from pathlib import Path
 
-from tests.chaos.service import until
+import redis.asyncio
+
+from service.pipeline import Pipeline
+from service.programme import programme_from
+from service.settings import Settings
+from service.store import Store
+from tests.chaos.service import CAPACITY, TIMINGS, Service, until
 from tests.chaos.stage import Stage, scenario
 from tests.fault_proxy import FaultProxy
 from tests.history.crowd import Person
+from tests.history.store_window import StoreWindow
 
 LOSSES = (1, 1, 1, 2, 3)  # replies of one booking that are lost in a row
 
@@ -15,7 +23,7 @@ LOSSES = (1, 1, 1, 2, 3)  # replies of one booking that are lost in a row
     "lost-replies",
     failure="the connection is cut after a booking was sent and before its reply, 1,000 times in turn",
     promise="the client repeats with its key and holds one ticket; as many tickets as guests",
-    quick=True,
+    quick=0.03,
 )
 async def lost_replies(stage: Stage) -> None:
     bookings = stage.times(1000)
@@ -47,7 +55,7 @@ async def lost_replies(stage: Stage) -> None:
     "late-duplicates",
     failure="a lost connection's command reaches Redis long after its repeat was answered",
     promise="it takes no seat: not after a cancellation, a move, a repeat with the key, or a later booking of the seat",
-    quick=True,
+    quick=0.12,
 )
 async def late_duplicates(stage: Stage) -> None:
     with stage.valkey() as valkey:
@@ -196,7 +204,7 @@ async def half_open(stage: Stage) -> None:
     "connections-killed",
     failure="CLIENT KILL of every connection, again and again under load",
     promise="what they carried is replayed; nobody notices",
-    quick=True,
+    quick=0.1,
 )
 async def connections_killed(stage: Stage) -> None:
     await _under_commands(stage, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -207,7 +215,6 @@ async def connections_killed(stage: Stage) -> None:
     "scripts-flushed",
     failure="SCRIPT FLUSH, again and again under load",
     promise="the scripts are loaded anew inside the request; nobody notices",
-    quick=True,
 )
 async def scripts_flushed(stage: Stage) -> None:
     await _under_commands(stage, "SCRIPT", "FLUSH")
@@ -223,3 +230,102 @@ async def _under_commands(stage: Stage, *command: str) -> None:
             await crowd.recovers()
     refused = {call.code for call in stage.calls if call.outcome == "refused"} - {"sold_out"}
     stage.expect(not refused, f"refused with {refused}")
+
+
+CAN_TAKE_PER_S = 200
+TIMES_TOO_MUCH = 10
+
+
+@scenario(
+    "overload",
+    failure="ten times as many bookings as the service can take: 2,000 a second, with Redis slowed to 200 a second",
+    promise="as many are answered as it can take; the rest is refused, most at once; the memory stays flat",
+)
+async def overload(stage: Stage) -> None:
+    lasts_s = 10 * stage.scale
+    with stage.valkey() as valkey:
+        async with (
+            FaultProxy(valkey.url) as proxy,
+            stage.service(workers=1, store=valkey, redis_url=proxy.url, capacity=1000) as service,
+        ):
+            memory_kib = [service.memory_kib()]
+            proxy.pace_s = 1 / CAN_TAKE_PER_S
+            began = time.monotonic()
+            people = await _arrive(stage, service, CAN_TAKE_PER_S * TIMES_TOO_MUCH, lasts_s, memory_kib)
+            took_s = time.monotonic() - began
+            proxy.pace_s = 0.0
+            for person in people:
+                person.window.close()
+            await until(lambda: len(_established(service.port)) < 10, "the end of the connections")
+            after_kib = service.memory_kib()
+    outcomes = stage.outcomes()
+    waits = {
+        what: sorted(call.longest_s for call in stage.calls if call.outcome == what) for what in ("done", "refused")
+    }
+    stage.figures |= {
+        "offered a second": round(len(stage.calls) / lasts_s),
+        "done a second": round(outcomes["done"] / took_s),
+        "median wait of done, s": round(waits["done"][len(waits["done"]) // 2], 2),
+        "median wait of refused, s": round(waits["refused"][len(waits["refused"]) // 2], 2),
+        "memory before, under, after, MiB": ", ".join(
+            str(kib // 1024) for kib in (memory_kib[0], max(memory_kib), after_kib)
+        ),
+    }
+    stage.expect(outcomes["done"] > 0.8 * CAN_TAKE_PER_S * took_s, f"only {outcomes['done']} done in {took_s:.1f} s")
+    stage.expect(outcomes["unknown"] < 0.05 * outcomes["done"], f"{outcomes['unknown']} outcomes are unknown")
+    grown_kib = max(memory_kib) - memory_kib[0]
+    stage.expect(grown_kib < 64 * 1024, f"memory grew by {grown_kib} KiB under load")
+
+
+async def _arrive(stage: Stage, service: Service, per_s: float, lasts_s: float, memory_kib: list[int]) -> list[Person]:
+    """People come at a steady rate, whatever became of those before; each books once. Waits for the last answer."""
+    people: list[Person] = []
+    free: list[Person] = []
+
+    async def book(number: int) -> None:
+        if not free:
+            people.append(stage.person(service))
+            free.append(people[-1])
+        person = free.pop()
+        await person.book(stage.labels[number % len(stage.labels)])
+        free.append(person)
+
+    began = time.monotonic()
+    tasks: list[asyncio.Task[None]] = []
+    while (passed_s := time.monotonic() - began) < lasts_s:
+        tasks += [asyncio.create_task(book(number)) for number in range(len(tasks), int(passed_s * per_s))]
+        if len(memory_kib) <= passed_s * 2:
+            memory_kib.append(service.memory_kib())
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*tasks)
+    return people
+
+
+def _established(port: int) -> list[str]:
+    """The lines of the kernel's table of connections that are at this port of loopback."""
+    here = f"0100007F:{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return [line for line in lines if line.split()[1] == here and line.split()[3] == "01"]
+
+
+@scenario(
+    "history",
+    failure="64 clients, 100,000 calls straight at the store, every 1,000th reply lost with its connection",
+    promise="the versions that the answers bring are in the order of the answers, and every answer is right",
+)
+async def history(stage: Stage) -> None:
+    settings = Settings.from_environment({"MATINEE_TIMINGS": ",".join(TIMINGS), "MATINEE_CAPACITY": str(CAPACITY)})
+    programme = programme_from(settings)
+    wanted = stage.times(100_000)
+    with stage.valkey() as valkey:
+        lost = {number + stage.dice.randrange(500) for number in range(100, 2 * wanted, 1000)}
+        async with FaultProxy(valkey.url, lost=lost) as proxy:
+            pipeline = Pipeline(redis.asyncio.ConnectionPool.from_url(proxy.url))
+            await pipeline.open()
+            store = Store(pipeline, programme)
+            async with stage.crowd_at([StoreWindow(store, programme) for _ in range(64)]) as crowd:
+                await crowd.answers(wanted, within_s=120)
+            await pipeline.close()
+            stage.figures["connections lost"] = pipeline.reconnects
+        stage.check(valkey.url, valkey.folder)
+    stage.figures["calls whose answer brought a version"] = sum(bool(call.versions) for call in stage.calls)

@@ -80,8 +80,8 @@ def _by_showtime(calls: Iterable[Call]) -> dict[str, list[_Step]]:
 def _wrong_answer(call: Call, ending: Ending) -> Iterator[str]:
     """What a single answer shows to be wrong."""
     who = f"{call.kind} {call.ticket_id or call.name} at {call.showtime}"
-    if call.code == "internal":
-        yield f"{who}: the service failed"
+    if call.code in {"internal", "no_retry_after"}:
+        yield f"{who}: the service failed ({call.code})"
     if call.ticket_id is not None and call.code in {"ticket_not_found", "ticket_expired"}:
         yield f"{who}: its holder was told {call.code}"
     if call.told not in ("", f"{call.name} at {call.showtime}"):

@@ -33,12 +33,9 @@ def read_journal(folder: Path) -> list[Change]:
 
     A last transaction that is not whole did not take place.
     """
-    reader = hiredis.Reader()
-    for part in sorted(folder.glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[-3])):
-        reader.feed(part.read_bytes())
     changes: list[Change] = []
     transaction: list[list[bytes]] | None = None
-    while (command := reader.gets()) is not False:
+    for command in _commands(folder):
         if command == [b"MULTI"]:
             transaction = []
         elif command == [b"EXEC"]:
@@ -47,6 +44,16 @@ def read_journal(folder: Path) -> list[Change]:
         elif transaction is not None:
             transaction.append(command)
     return changes
+
+
+def _commands(folder: Path) -> Iterator[list[bytes]]:
+    reader = hiredis.Reader()
+    for part in sorted(folder.glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[-3])):
+        with part.open("rb") as file:
+            while piece := file.read(1 << 14):  # the reader moves all that it holds for each command
+                reader.feed(piece)
+                while (command := reader.gets()) is not False:
+                    yield command
 
 
 def _changes_in(transaction: Sequence[Sequence[bytes]]) -> Iterator[Change]:
