@@ -1,6 +1,7 @@
 """A window straight at the store: no HTTP, and every answer brings the versions."""
 
 import itertools
+from hashlib import md5
 
 from service.errors import MatineeError, OutcomeUnknown, StoreTrouble
 from service.programme import Programme
@@ -36,10 +37,11 @@ class StoreWindow:
         """Nothing is held open."""
 
     async def _book(self, call: Call, key: str | None) -> None:
-        ticket_id = f"{self._theatre.id}-{next(_ids)}"
+        ticket_id = f"{self._theatre.id}-{next(_ids):016}"
         if key is None:
             call.ticket_id = ticket_id
-        idempotency = None if key is None else Idempotency(f"digest of {key}", "fingerprint")
+        digest = md5((key or "").encode()).hexdigest()
+        idempotency = None if key is None else Idempotency(digest, digest)
         showtime = self._programme.showtime(self._theatre, call.showtime)
         booked = await self._store.book(ticket_id, showtime, call.name, call.phone, idempotency)
         if isinstance(booked, Replayed):
