@@ -61,7 +61,7 @@ def _table(results: Iterable[Result], scenarios: dict[str, Scenario]) -> str:
     for result in results:
         scenario = scenarios[result.scenario]
         counts = (result.calls, result.accepted, result.unknown, result.refused, len(result.violations))
-        figures = "; ".join(f"{name} {figure}" for name, figure in result.figures.items())
+        figures = "; ".join(f"{name}: {figure}" for name, figure in result.figures.items())
         words = [scenario.failure, scenario.promise, f"`{scenario.name}`", *(f"{count:,}" for count in counts), figures]
         rows.append([re.sub(r"\|", r"\\|", word) for word in words])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -281,7 +281,7 @@ async def over_limits(stage: Stage) -> None:
                 said = await asyncio.gather(*(_send_too_much(service, head, rest()) for _ in range(at_once)))
                 wrong = {status for status in said if status not in (*statuses, 0)}
                 stage.expect(not wrong, f"{what} is answered {wrong}")
-                stage.figures[f"{what}: heard {statuses[0]}"] = f"{sum(map(bool, said))} of {len(said)}"
+                stage.figures[f"heard {statuses[0]} for {what}"] = f"{sum(map(bool, said))} of {len(said)}"
             memory_kib.append(service.memory_kib())
         stage.figures["memory before and after each round, MiB"] = ", ".join(str(kib // 1024) for kib in memory_kib)
         stage.expect(max(memory_kib) < memory_kib[0] + at_once * 1024, f"memory grew: {memory_kib} KiB")

@@ -134,7 +134,7 @@ _STORIES = (
 @scenario(
     "late-after-giving-up",
     failure="the same, and the client had no answer, and repeated with its key",
-    promise="the late command takes no second seat",
+    promise="the late commands take no second seat, nor one again that was moved away from or given back",
 )
 async def late_after_giving_up(stage: Stage) -> None:
     with stage.valkey() as valkey:
@@ -144,13 +144,21 @@ async def late_after_giving_up(stage: Stage) -> None:
         ):
             person = stage.person(service)
             client = stage.clients[-1]
+            late = 0
             for _ in range(stage.times(100)):
                 # Both the command and its repeat are held; the client hangs up and asks again with its key.
                 proxy.held = {proxy.script_calls + 1, proxy.script_calls + 2}
+                here, there = stage.dice.sample(stage.labels, 2)
                 hung_up = asyncio.create_task(_hang_up(proxy, client, len(proxy.held)))
-                await person.book(stage.dice.choice(stage.labels), with_key=True)
+                booked = await person.book(here, with_key=True)
                 await hung_up
-                await proxy.release()
+                match stage.dice.randrange(3):
+                    case 0:
+                        await person.cancel(booked)
+                    case 1:
+                        await person.move(booked, there)
+                late += await proxy.release()
+            stage.figures["commands that came late"] = late
 
 
 async def _hang_up(proxy: FaultProxy, client, calls: int) -> None:
