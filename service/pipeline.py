@@ -21,9 +21,9 @@ With `replicas` set, a batch that changes something ends with one WAIT, and what
 until so many replicas have it; if they do not confirm in time, the outcome is unknown. Meanwhile nothing more is
 written: the server would not look at it before WAIT has returned, and what waits makes the next batch the larger.
 
-How many may be in flight follows from how fast the server answers: a slow one that is sent more than it can answer
-within the deadline would work for callers who have given up. So of too many requests the most that it can do are
-answered, and the rest is refused early: at once, or after half of the deadline in `waiting`.
+How many may be in flight follows from how fast the server answers (`Window`): a slow one that is sent more than it
+can answer within the deadline would work for callers who have given up. So of too many requests the most that it can
+do are answered, and the rest is refused early: at once, or after half of the deadline in `waiting`.
 
 A delayed duplicate is possible: bytes of a lost connection may reach the server after the replay was
 answered. No client can prevent that; the scripts guard against it (tombstones, compare-and-set).
@@ -51,6 +51,7 @@ from service import scripts
 from service.errors import OutcomeUnknown, Unavailable
 from service.histogram import Histogram
 from service.scripts import Script
+from service.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,6 @@ CONNECT_S = 2.0  # a whole attempt: connect, TLS, log in, load the scripts; some
 PROBE_EVERY_S = 0.4
 READY_WITHIN_S = 0.9  # silence that makes `ready` false: two probes, and within the second that is promised
 TICK_S = 0.05  # how late a deadline may be noticed
-WINDOW_FIRST = 256  # commands in flight until the server has shown how fast it is
-WINDOW_LEAST = 16
-SLOW_S = 0.6  # a command in flight for so long shows a slow server; longer than a wait for replicas
-AIM_S = 0.3  # in such a time a slow server shall answer all that is in flight
 STEPS = 16  # of the back-off; redis-py computes 2 to their power, and cannot beyond 1023
 STEADY_S = 1.0  # a connection that lived so long was a good one: back-off starts anew
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -146,11 +143,11 @@ class Pipeline:
     `pool` says how to connect (TCP, TLS, Unix socket, Sentinel); of it only `make_connection` is used.
     `deadline_s` bounds each command. At most `max_in_flight` commands are written and unanswered, and
     `max_waiting` more wait, fewer where the server is slow; beyond them a command is answered `Unavailable` at once.
-    A change is answered once
-    `replicas` have it (0: at once); while fewer are in touch, changes are refused. The counters `batches`,
-    `commands` (written), `connects`, `reconnects`, `shed` (refused at once) and `unconfirmed` (batches that too few
-    replicas confirmed in time) only grow; `batch_sizes` counts the commands of each write, `round_trips_s` how long
-    the probes took.
+    A change is answered once `replicas` have it (0: at once); while fewer are in touch, changes are refused.
+
+    The counters `batches`, `commands` (written), `connects`, `reconnects`, `shed` (refused at once) and `unconfirmed`
+    (batches that too few replicas confirmed in time) only grow; `batch_sizes` counts the commands of each write,
+    `round_trips_s` how long the probes took.
 
     A node of a cluster has a `name`, host:port; `redirect` sees what it refuses before the caller does, and `lost`
     is called when its connection is lost, and each time that no new one could be made.
@@ -175,14 +172,7 @@ class Pipeline:
         self._lost = lost
         self._replicas = replicas
         self._deadline_s = deadline_s
-        self._max_in_flight = max_in_flight
-        self._max_waiting = max_waiting
-        self._window_first = min(WINDOW_FIRST, max_in_flight)
-        self._window = self._window_first  # how many may be in flight now
-        self._wait_limit = max_waiting  # and wait
-        self._limited = False  # commands had to wait for want of room in flight
-        self._grow_at = 0  # of all commands so many are answered: then it may grow
-        self._ticks: deque[tuple[int, int, float]] = deque()  # commands written, answered, when
+        self._window = Window(max_in_flight, max_waiting)
         self._waiting: deque[Command] = deque()
         self._again: deque[Command] = deque()
         self._in_flight: deque[Command] = deque()
@@ -249,7 +239,7 @@ class Pipeline:
         done), `OutcomeUnknown` (only where `mutates`), or redis-py's `ResponseError` as it came, for a bug.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._closed_because is not None or len(self._waiting) >= self._wait_limit:
+        if self._closed_because is not None or len(self._waiting) >= self._window.waiting:
             future.set_exception(self._not_accepted(self._closed_because or "too many requests are waiting"))
             return future
         if self._replicas_missing and mutates:
@@ -464,7 +454,7 @@ class Pipeline:
         batch: list[Command] = []
         if self._asking:
             return batch
-        room = self._window - len(self._in_flight)
+        room = self._window.in_flight - len(self._in_flight)
         for queue in (self._again, self._waiting):
             while queue and (len(batch) < room or queue[0].script is None):  # its own commands find room always
                 command = queue.popleft()
@@ -476,7 +466,7 @@ class Pipeline:
                         batch.append(self._own_command(command.deadline, "ASKING"))
                     batch.append(command)
         if len(batch) >= room:
-            self._limited = True
+            self._window.limited = True
         return batch
 
     async def _read(self, connection: Connection) -> None:
@@ -638,7 +628,8 @@ class Pipeline:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
-            self._fit_window(now)
+            if self._window.fit(self.commands, self.commands - len(self._in_flight), now):
+                self._heard_at = now
             # What has waited for half of its time would be written too late to be answered.
             patience_s = self._deadline_s / 2 if self._connected else 0.0
             for command in self._again:
@@ -651,29 +642,3 @@ class Pipeline:
                 # What is the pipeline's own has limits of its own.
                 if command.deadline <= now and command.script is not None:
                     command.fail("Redis did not answer in time", sent=True)
-
-    def _fit_window(self, now: float) -> None:
-        """Let fewer commands be in flight where the server is slow to answer, and more where all were answered.
-
-        Once a tick, from what is counted anyway: it costs a command nothing.
-        """
-        answered = self.commands - len(self._in_flight)
-        ticks = self._ticks
-        if ticks and answered > ticks[-1][1]:
-            self._heard_at = now
-        ticks.append((self.commands, answered, now))
-        # The command whose answer is due next was written after the first tick that stays.
-        while len(ticks) > 1 and ticks[1][0] <= answered:
-            ticks.popleft()
-        _, answered_then, then = ticks[0]
-        if now - then > SLOW_S:
-            rate = (answered - answered_then) / (now - then)
-            self._window = min(self._window, max(WINDOW_LEAST, int(rate * AIM_S)))
-            self._grow_at = self.commands
-        elif not self._limited or now - then > AIM_S:
-            self._grow_at = self.commands
-        elif answered >= self._grow_at:
-            self._window = min(self._max_in_flight, 2 * self._window)
-            self._grow_at = self.commands
-        self._limited = False
-        self._wait_limit = self._max_waiting if self._window >= self._window_first else 2 * self._window
