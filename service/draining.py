@@ -16,10 +16,13 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 from redis.asyncio import ConnectionPool, RedisCluster
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 KEEPALIVE_S = 75.0  # longer than the 60 s of common proxies, so that the proxy is the one that closes
 LINGERING_S = 2.0  # a body that was refused is read so long, and dropped, so that the client gets to read why
@@ -52,10 +55,14 @@ class DrainingRunner(web.AppRunner):
         """Drain, end what still runs when its time is over, then close the application."""
         if self.server is not None:
             await self.app.shutdown()
-            _make_answers_the_last(self.server)
+            last_answer = _last_answer(self.server.request_handler)
+            self.server.request_handler = last_answer  # of connections to come
+            _make_answers_the_last(self.server, last_answer)
             await asyncio.sleep(STILL_ACCEPTING_S)
             for site in self.sites:
                 await site.stop()
+            # Again: a connection that was just being made had its handler already, and was not among the open ones.
+            _make_answers_the_last(self.server, last_answer)
             deadline = time.monotonic() + LAST_REQUEST_S
             # aiohttp has no event for the end of the last connection.
             while self.server.connections and time.monotonic() < deadline:  # noqa: ASYNC110  as said
@@ -64,12 +71,8 @@ class DrainingRunner(web.AppRunner):
         await self._pool.aclose()
 
 
-def _make_answers_the_last(server: web.Server) -> None:
-    """From now on each answer on any connection says `Connection: close`.
-
-    Done by changing the handler, so that it costs nothing before.
-    """
-    handle = server.request_handler
+def _last_answer(handle: Handler) -> Handler:
+    """A handler whose answers say `Connection: close`."""
 
     async def answer_last(request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -80,9 +83,20 @@ def _make_answers_the_last(server: web.Server) -> None:
         answer.force_close()
         return answer
 
-    server.request_handler = answer_last
+    return answer_last
+
+
+def _make_answers_the_last(server: web.Server, last_answer: Handler) -> None:
+    """From now on the next answer on each open connection is its last and says so, also one that is under way.
+
+    Else a client whose answer took long, say for a slow disk, would send its next request just when the connection
+    closes. Done by changing handlers and requests, so that it costs nothing before.
+    """
     for connection in server.connections:
-        connection._request_handler = answer_last  # open connections have their own reference
+        connection._request_handler = last_answer  # each has its own reference
+        request = connection._current_request
+        if request is not None:
+            request._message = request._message._replace(should_close=True)
 
 
 def drop_connection_attempts(listener: Any) -> None:

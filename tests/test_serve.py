@@ -18,10 +18,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import redis
+from aiohttp import web
+from redis.asyncio import ConnectionPool
 from stand_in import BROKEN
 
 from service import serve
-from service.draining import drop_connection_attempts
+from service.draining import DrainingRunner, drop_connection_attempts
 from service.embedded import holder_of
 from service.serve import Patience, ServeError, listen
 
@@ -286,7 +288,9 @@ def test_a_running_request_ends_before_the_service_does(make_service: Callable[.
     service = make_service(workers=1).start()
     connection = begin_slow_request(service, seconds=1)
     service.process.terminate()
-    assert connection.getresponse().read() == b"done"
+    answer = connection.getresponse()
+    assert answer.read() == b"done"
+    assert answer.headers["Connection"] == "close", "so that the client sends no further request there"
     connection.close()
     assert service.process.wait(WAIT_S) == 0
 
@@ -408,6 +412,29 @@ async def test_sighup_replaces_the_web_processes_and_loses_no_request(
             await answers(tally, 500)
     assert tally.lost == []
     assert tally.refused == 0
+
+
+async def test_a_connection_that_was_being_made_as_the_drain_began_hears_of_the_end_too() -> None:
+    async def hello(_request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = DrainingRunner(app, ConnectionPool(), grace_s=5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    accepted = runner.server()  # the event loop makes the protocol first, and the connection a turn later
+    draining = asyncio.create_task(runner.cleanup())
+    ours, theirs = socket.socketpair()
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: accepted, theirs)
+    async with asyncio.timeout(WAIT_S):
+        while runner.sites:  # noqa: ASYNC110  it has no event for that
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"connection: close" in (await reader.readuntil(b"\r\n\r\n")).lower()
+        writer.close()
+        await draining
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a Linux kernel's socket filter")
