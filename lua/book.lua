@@ -14,8 +14,9 @@
 --   6  starts_ms     the booking closes
 --   7  expires_ms    the ticket is deleted
 --   8  forgotten_ms  the showtime's keys are deleted
---   9  fingerprint of the request body    (with KEYS[4])
---  10  life of the idempotency key in ms  (with KEYS[4])
+--   9  zone          the time zone's name, kept with the showtime
+--  10  fingerprint of the request body    (with KEYS[4])
+--  11  life of the idempotency key in ms  (with KEYS[4])
 -- Replies
 --   {'booked', version, booked_at_ms}   also to a repeat, with what the first one did
 --   {'replayed', ticket id}             the idempotency key has booked this ticket before
@@ -41,7 +42,7 @@ if KEYS[4] then
   local first = redis.call('GET', KEYS[4])
   if first then
     local ticket_id, fingerprint = string.match(first, '^(%S+) (%S+)$')
-    if fingerprint ~= ARGV[9] then
+    if fingerprint ~= ARGV[10] then
       return {'key_reused'}
     end
     if ticket_id ~= id then
@@ -78,11 +79,11 @@ redis.call('PEXPIREAT', KEYS[3], ARGV[7])
 if booked == 0 or (ARGV[8] ~= seats[3] and tonumber(ARGV[8]) > tonumber(seats[3] or 0)) then
   -- Redis has just made the zset, and perhaps the hash: neither has a time to live yet. Or tickets live longer than
   -- they did at the first booking: a showtime outlives its last ticket.
-  redis.call('HSET', KEYS[1], 'forgotten', ARGV[8])
+  redis.call('HSET', KEYS[1], 'forgotten', ARGV[8], 'zone', ARGV[9])
   redis.call('PEXPIREAT', KEYS[1], ARGV[8])
   redis.call('PEXPIREAT', KEYS[2], ARGV[8])
 end
 if KEYS[4] then
-  redis.call('SET', KEYS[4], id .. ' ' .. ARGV[9], 'PX', ARGV[10])
+  redis.call('SET', KEYS[4], id .. ' ' .. ARGV[10], 'PX', ARGV[11])
 end
 return {'booked', version, now_ms}

@@ -17,6 +17,7 @@
 --   7  to_starts_ms
 --   8  to_expires_ms    the ticket is deleted
 --   9  to_forgotten_ms  the showtime's keys are deleted
+--  10  zone             the time zone's name, kept with the showtime
 -- Replies
 --   {'moved', from version, to version}   also to a repeat, and where the ticket is there already
 --   {'not_found'}
@@ -81,7 +82,7 @@ redis.call('HSET', KEYS[1], 'showtime', ARGV[3], 'moves', moves + 1, 'left_versi
 redis.call('PEXPIREAT', KEYS[1], ARGV[8])
 if to_booked == 0 or tonumber(ARGV[9]) > tonumber(to[3] or 0) then
   -- As in book.lua: neither has a time to live yet, or tickets live longer than they did.
-  redis.call('HSET', KEYS[4], 'forgotten', ARGV[9])
+  redis.call('HSET', KEYS[4], 'forgotten', ARGV[9], 'zone', ARGV[10])
   redis.call('PEXPIREAT', KEYS[4], ARGV[9])
   redis.call('PEXPIREAT', KEYS[5], ARGV[9])
 end

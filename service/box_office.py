@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import secrets
 from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -11,16 +12,19 @@ from service.errors import (
     BookingCancelled,
     ShowtimeClosed,
     ShowtimeNotFound,
+    TheatreNotFound,
     TicketNotFound,
     Unavailable,
     WrongPhone,
 )
-from service.model import FORGOTTEN_AFTER_MS, HORIZON_MS, Availability, Showtime, Theatre, Ticket
-from service.programme import Programme
+from service.model import FORGOTTEN_AFTER_MS, HORIZON_MS, Availability, Showtime, Theatre, Ticket, former
+from service.programme import THEATRE_ID, Programme
 from service.store import Changed, Found, Idempotency, Replayed, Store
 
 # How often a change that lost a race against another change of the same ticket is tried anew.
 TRIES = 4
+
+_ANY_ZONE = ZoneInfo("UTC")
 
 # Maps a random byte to one of the 32 letters of Crockford's base32, by its last five bits.
 _CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8
@@ -113,7 +117,7 @@ class BoxOffice:
     async def admit(self, ticket_id: str) -> Ticket:
         """Let a ticket in, once. Raises TicketNotFound, TicketExpired, AlreadyAdmitted."""
         try:
-            return await self._store.admit(self._theatre_of(ticket_id), ticket_id)
+            return await self._store.admit(await self._theatre_of(ticket_id), ticket_id)
         except TicketNotFound:
             # Its hash is gone; whether it expired, the showtimes that were over lately know.
             await self.ticket(ticket_id)
@@ -140,6 +144,18 @@ class BoxOffice:
             self._programme.resolve(theatre, timing, now_ms)
         return tickets
 
+    async def theatre(self, theatre_id: str, label: str) -> Theatre:
+        """The theatre of a showtime; also one that has left the programme, while that showtime is remembered.
+
+        Raises TheatreNotFound.
+        """
+        try:
+            return self._programme.theatre(theatre_id)
+        except TheatreNotFound:
+            if not THEATRE_ID.fullmatch(theatre_id):
+                raise
+            return await self._store.former_theatre(theatre_id, label)
+
     async def showtime(self, theatre: Theatre, label: str) -> Availability:
         """The seats of one showtime; also of one that has left the programme, while it is remembered.
 
@@ -152,7 +168,7 @@ class BoxOffice:
             [seats] = await self._store.availability([showtime])
             if not seats.version:
                 raise
-            return seats
+            return msgspec.structs.replace(seats, on_sale=False)
         [seats] = await self._store.availability([showtime])
         return seats
 
@@ -209,13 +225,21 @@ class BoxOffice:
             ) from None
 
     async def _find(self, ticket_id: str) -> Found:
-        return await self._store.ticket(self._theatre_of(ticket_id), ticket_id)
+        return await self._store.ticket(await self._theatre_of(ticket_id), ticket_id)
 
-    def _theatre_of(self, ticket_id: str) -> Theatre:
-        theatre = self._programme.theatres.get(ticket_id.rpartition("-")[0])
-        if theatre is None:
-            raise TicketNotFound("There is no such ticket.")
-        return theatre
+    async def _theatre_of(self, ticket_id: str) -> Theatre:
+        theatre_id = ticket_id.rpartition("-")[0]
+        theatre = self._programme.theatres.get(theatre_id)
+        if theatre is not None:
+            return theatre
+        if not THEATRE_ID.fullmatch(theatre_id):
+            raise _no_such_ticket()
+        # It has left the programme, or never was: the ticket leads to its showtime, and that knows the time zone.
+        found = await self._store.ticket(former(theatre_id, _ANY_ZONE), ticket_id)
+        try:
+            return await self._store.former_theatre(theatre_id, found.ticket.showtime.label)
+        except TheatreNotFound:
+            raise _no_such_ticket() from None
 
 
 def _is_full(timing: str) -> bool:
@@ -225,6 +249,10 @@ def _is_full(timing: str) -> bool:
 def _check_phone(ticket: Ticket, phone: str | None) -> None:
     if phone is not None and phone != ticket.phone:
         raise WrongPhone("The phone number is not the one the ticket was booked with.")
+
+
+def _no_such_ticket() -> TicketNotFound:
+    return TicketNotFound("There is no such ticket.")
 
 
 def _too_contended() -> Unavailable:

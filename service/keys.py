@@ -4,7 +4,7 @@ The theatre's id in braces is the hash tag: all keys of a theatre share a slot o
 them all.
 
     {main}:showtime:20261124T1800           hash    booked, version,         until forgotten_ms
-                                                    forgotten
+                                                    forgotten, zone
     {main}:showtime:20261124T1800:tickets   zset    ticket id → version      until forgotten_ms
     {main}:ticket:<id>                      hash    the ticket               until expires_ms
                                             hash    cancelled, version       CANCELLED_LIFE_MS, after a cancellation

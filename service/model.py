@@ -36,7 +36,8 @@ def compact(label: str) -> str:
 class Theatre(msgspec.Struct, frozen=True):
     """One auditorium: its id (`main`), name, time zone, seats per showtime, and daily timings (`HH:MM`, sorted).
 
-    `films` has the title of the film at each timing that names one.
+    `films` has the title of the film at each timing that names one. One without timings has left the programme: it
+    sells nothing more, and of it only the tickets it sold and the time zone are known.
     """
 
     id: str
@@ -47,6 +48,11 @@ class Theatre(msgspec.Struct, frozen=True):
     films: dict[str, str] = {}
 
 
+def former(theatre_id: str, timezone: ZoneInfo) -> Theatre:
+    """A theatre that has left the programme."""
+    return Theatre(theatre_id, theatre_id, timezone, capacity=0, timings=())
+
+
 class Showtime(msgspec.Struct, frozen=True, gc=False):
     """A timing on a date. All instants are milliseconds since the epoch; the texts are made once and kept.
 
@@ -54,8 +60,8 @@ class Showtime(msgspec.Struct, frozen=True, gc=False):
     `expires_ms` is when its tickets, and with them names and phones, are deleted.
     `forgotten_ms` is when the showtime's own keys (counter, ids) are deleted.
     `film` is what the programme shows at that timing now, None where it says nothing.
-    `stored` is the label as it stands in Redis, `limits` are capacity, starts_ms, expires_ms and forgotten_ms as text;
-    both follow from the rest.
+    `stored` is the label as it stands in Redis; `terms` are capacity, starts_ms, expires_ms, forgotten_ms and the name
+    of the time zone, as text, for the scripts. Both follow from the rest.
     """
 
     theatre: Theatre
@@ -68,14 +74,14 @@ class Showtime(msgspec.Struct, frozen=True, gc=False):
     expires_at: str
     film: str | None
     stored: str = ""
-    limits: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Here, so that they are right also where a test gives a showtime another start.
         force_setattr(self, "stored", compact(self.label))
         # hiredis takes 0.3 µs to write a number, four times what it takes for a text
-        limits = (self.theatre.capacity, self.starts_ms, self.expires_ms, self.forgotten_ms)
-        force_setattr(self, "limits", tuple(map(str, limits)))
+        numbers = (self.theatre.capacity, self.starts_ms, self.expires_ms, self.forgotten_ms)
+        force_setattr(self, "terms", (*map(str, numbers), self.theatre.timezone.key))
 
     def beyond_horizon(self, now_ms: int) -> bool:
         """Whether it starts too late to be booked yet: more than 7 days (168 h) after `now_ms`."""
@@ -101,12 +107,16 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Availability(msgspec.Struct, frozen=True):
-    """The seats of one showtime at `now_ms` on the Redis server's clock; `version` counts its changes."""
+    """The seats of one showtime at `now_ms` on the Redis server's clock; `version` counts its changes.
+
+    Not `on_sale` is one that has left the programme.
+    """
 
     showtime: Showtime
     booked: int
     version: int
     now_ms: int
+    on_sale: bool = True
 
     @property
     def available(self) -> int:
@@ -115,7 +125,7 @@ class Availability(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> ShowtimeStatus:
-        """`closed` once it has started and beyond the horizon, `sold_out` without seats, else `open`."""
-        if self.showtime.starts_ms <= self.now_ms or self.showtime.beyond_horizon(self.now_ms):
+        """`closed` once it has started, beyond the horizon or not on sale, `sold_out` without seats, else `open`."""
+        if not self.on_sale or self.showtime.starts_ms <= self.now_ms or self.showtime.beyond_horizon(self.now_ms):
             return "closed"
         return "open" if self.available else "sold_out"

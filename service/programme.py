@@ -37,7 +37,7 @@ LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 700 b
 _LABEL = re.compile(rf"2[0-9]{{3}}-[0-9]{{2}}-[0-9]{{2}}T{TIMING.pattern}")
 _LABEL_SHAPE = "YYYY-MM-DDTHH:MM (such as 2026-11-24T18:00, 24 h, in the theatre's local time, years 2000 to 2999)"
 _TIMING_SHAPE = "HH:MM (such as 18:00, 24 h)"
-_THEATRE_ID = re.compile(r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+THEATRE_ID = re.compile(r"(?=.{1,32}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 _TITLE_MAX = 80
 _TITLE_SHAPE = f"1 to {_TITLE_MAX} printable characters"
 _DAY = datetime.timedelta(days=1)
@@ -80,7 +80,7 @@ class Programme:
         if kept is not None and kept[0] <= now_ms < kept[1].starts_ms:
             return kept[1]
         if len(timing) == len("YYYY-MM-DDTHH:MM"):
-            showtime = self._labelled(theatre.id, timing)
+            showtime = self.showtime(theatre, timing)
             _check_timing(theatre, showtime.timing)
             if _is_skipped(showtime):
                 raise ShowtimeNotFound(f"Theatre {theatre.id} has no showtime {timing}: its clock skips that time.")
@@ -97,10 +97,12 @@ class Programme:
         """The showtime of any well-formed label, in the programme or not: stored tickets outlive its changes.
 
         So a skipped time has one too, counted with the offset from before the change (02:30 is then 03:30
-        summer time): a ticket may have been sold before a government moved the change. Raises ValueError
-        for a malformed label.
+        summer time): a ticket may have been sold before a government moved the change. The theatre, too, may have
+        left the programme. Raises ValueError for a malformed label.
         """
-        return self._labelled(theatre.id, label)
+        if theatre.id in self.theatres:
+            return self._labelled(theatre.id, label)
+        return self._at(theatre, label)
 
     def showtimes_on(self, theatre: Theatre, date: datetime.date) -> list[Showtime]:
         """The theatre's showtimes of a local date in start order.
@@ -155,13 +157,15 @@ class Programme:
         raise AssertionError  # pragma: no cover  itertools.count has no end
 
     def _make(self, theatre_id: str, label: str) -> Showtime:
+        return self._at(self.theatres[theatre_id], label)
+
+    def _at(self, theatre: Theatre, label: str) -> Showtime:
         if not _LABEL.fullmatch(label):
             raise ValueError(f"must be {_LABEL_SHAPE}")
         try:
             local = datetime.datetime.fromisoformat(label)
         except ValueError:
             raise ValueError(f"must be {_LABEL_SHAPE}, and that date is not in the calendar") from None
-        theatre = self.theatres[theatre_id]
         timing = sys.intern(label[-len("HH:MM") :])
         starts_ms = int(local.replace(tzinfo=theatre.timezone).timestamp()) * 1000
         expires_ms = starts_ms + self.ticket_life_ms
@@ -188,6 +192,8 @@ def _is_skipped(showtime: Showtime) -> bool:
 
 
 def _check_timing(theatre: Theatre, timing: str) -> None:
+    if not theatre.timings:
+        raise ShowtimeNotFound(f"Theatre {theatre.id} has left the programme; nothing can be booked there.")
     if timing not in theatre.timings:
         raise ShowtimeNotFound(
             f"Theatre {theatre.id} has no showtime at {timing}; its timings are {', '.join(theatre.timings)}."
@@ -255,7 +261,7 @@ def _theatres_in(path: Path) -> Iterator[Theatre]:
 
 def _theatre_of(table: _Table) -> Theatre:
     """Check what types can't say. ValueError starts with the field."""
-    if not _THEATRE_ID.fullmatch(table.id):
+    if not THEATRE_ID.fullmatch(table.id):
         raise ValueError("id: must be 1 to 32 of a-z and 0-9 with single dashes between, such as main or screen-2")
     name = table.id if table.name is None else table.name.strip()
     if not _is_title(name):

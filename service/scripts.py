@@ -73,10 +73,11 @@ ADMIT = Script.load("admit", b"not_found", b"already_admitted")
 TICKET = Script.load("ticket")
 SHOWTIME_TICKETS = Script.load("showtime_tickets")
 AVAILABILITY = Script.load("availability")
+SHOWTIME_ZONE = Script.load("showtime_zone")
 
 # What `matinee audit --repair` runs, and no web process.
 MEND_SHOWTIME = Script.load("mend_showtime")
 MEND_EXPIRY = Script.load("mend_expiry")
 
 REPAIRS = (MEND_SHOWTIME, MEND_EXPIRY)
-ALL = (BOOK, MOVE, CANCEL, ADMIT, TICKET, SHOWTIME_TICKETS, AVAILABILITY)
+ALL = (BOOK, MOVE, CANCEL, ADMIT, TICKET, SHOWTIME_TICKETS, AVAILABILITY, SHOWTIME_ZONE)

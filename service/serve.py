@@ -5,7 +5,8 @@ embedded server, and replaces what dies: a web process, or Valkey itself (reques
 does so at once the first time, and ever more slowly while the new one dies young as well.
 
 SIGTERM or Ctrl-C drains the web processes (see `draining`), then stops Valkey; a second Ctrl-C hurries.
-SIGHUP puts new web processes in the place of the old without refusing or losing a request.
+SIGHUP reads the programme's file anew and puts new web processes in the place of the old without refusing or losing a
+request.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from service.draining import DrainingRunner, drop_connection_attempts
 from service.embedded import EmbeddedServer, EmbeddedServerError
 from service.pools import pool_for
 from service.preflight import PreflightError
-from service.programme import Programme, ProgrammeError
+from service.programme import Programme, ProgrammeError, programme_from
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
         store = inspect(url, settings.wait_replicas, where=where)
         listener = listen(settings.host, settings.port)
         _announce(settings, programme, listener, store)
+        _keep_shared()
         with metrics.shared_folder():
             Master(Web(settings, programme, create_app, url, listener), embedded).run()
     finally:
@@ -173,6 +175,13 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Tell the master."""
         os.write(self._reporting, f"{line}\n".encode())
 
+    def reread_programme(self) -> None:
+        """For the web processes to come: the programme as its file has it now. Raises ProgrammeError."""
+        if self._settings.programme is not None:
+            self._programme = programme_from(self._settings)
+            log.info("programme: %s", summary(self._programme))
+        _keep_shared()
+
     async def _runner(self) -> web.AppRunner:
         pool = pool_for(self._url)
         app = self._create_app(self._settings, self._programme, pool)
@@ -238,6 +247,15 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def handle_int(self) -> NoReturn:
         """Ctrl-C ends as gently as SIGTERM does; a second one, which `stop` looks for, hurries."""
         raise StopIteration
+
+    def handle_hup(self) -> None:
+        """Replace the web processes by ones with the programme as it is now; a bad one changes nothing at all."""
+        try:
+            self.app.reread_programme()
+        except ProgrammeError as error:
+            log.error("%s; all stays as it was", error)  # noqa: TRY400  the line is for the operator, not for us
+        else:
+            super().handle_hup()
 
     def handle_usr2(self) -> None:
         """Two masters at once cannot both own the embedded server."""
@@ -364,6 +382,18 @@ def _allow_many_connections() -> None:
     # macOS calls its limit infinite and refuses to set it.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _keep_shared() -> None:
+    """Have the web processes share what the master holds, the programme above all.
+
+    A forked process has its own copy of each page of memory from the first write on, and Python's garbage collector
+    writes to every object that it looks at; what is frozen it does not look at. A programme that was replaced is in a
+    cycle with its caches, and goes by the collection.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -15,6 +16,7 @@ from service.errors import (
     OutcomeUnknown,
     ShowtimeClosed,
     SoldOut,
+    TheatreNotFound,
     TicketExpired,
     TicketNotFound,
 )
@@ -23,13 +25,25 @@ from service.keys import (
     IDEMPOTENCY_LIFE_MS,
     idempotency_key,
     keys_of,
+    showtime_keys,
     spread,
     ticket_key,
 )
-from service.model import FORGOTTEN_AFTER_MS, Availability, Showtime, Theatre, Ticket, rfc3339
+from service.model import FORGOTTEN_AFTER_MS, Availability, Showtime, Theatre, Ticket, former, rfc3339
 from service.pipeline import Pipeline
 from service.programme import Programme
-from service.scripts import ADMIT, AVAILABILITY, BOOK, CANCEL, MOVE, SHOWTIME_TICKETS, TICKET, Form, Script
+from service.scripts import (
+    ADMIT,
+    AVAILABILITY,
+    BOOK,
+    CANCEL,
+    MOVE,
+    SHOWTIME_TICKETS,
+    SHOWTIME_ZONE,
+    TICKET,
+    Form,
+    Script,
+)
 
 # How often a look at something that others keep changing is repeated before we are content with what we have.
 LOOKS = 4
@@ -124,7 +138,7 @@ class Store:
             keys, args = form.keys, form.fill(key, ticket_id, name, phone)
         else:
             keys = [*keys_of(showtime), key]
-            args = [ticket_id, name, phone, showtime.stored, *showtime.limits]
+            args = [ticket_id, name, phone, showtime.stored, *showtime.terms]
             if idempotency is not None:
                 keys.append(idempotency_key(theatre_id, idempotency.digest))
                 args += (idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
@@ -155,7 +169,7 @@ class Store:
         key = ticket_key(theatre.id, ticket_id)
         reply = await self._pipeline.run(TICKET, [key], [ticket_id], mutates=False)
         over: list[Showtime] = []
-        if reply[0] == b"not_found":
+        if reply[0] == b"not_found" and theatre.timings:
             # Only now, for few ask for an expired ticket: a dozen keys more would make every look-up dearer.
             over, ids_keys = self._over(theatre.id, self.now_ms() // MINUTE_MS)
             reply = await self._pipeline.run(TICKET, [key, *ids_keys], [ticket_id], mutates=False)
@@ -179,7 +193,7 @@ class Store:
         ticket = found.ticket
         here, theatre = ticket.showtime, to.theatre
         keys = [ticket_key(theatre.id, ticket.ticket_id), *keys_of(here), *keys_of(to)]
-        args: list[str | int] = [ticket.ticket_id, here.stored, to.stored, found.moves, here.starts_ms, *to.limits]
+        args: list[str | int] = [ticket.ticket_id, here.stored, to.stored, found.moves, here.starts_ms, *to.terms]
         reply = await self._change(MOVE, ticket.ticket_id, keys, args)
         match reply[0]:
             case b"moved":
@@ -265,12 +279,23 @@ class Store:
             for showtime, seats, version in zip(showtimes, booked, versions, strict=True)
         ]
 
+    async def former_theatre(self, theatre_id: str, label: str) -> Theatre:
+        """A theatre that has left the programme, as its showtime tells of it. Raises TheatreNotFound."""
+        key, _ = showtime_keys(theatre_id, label)
+        reply = await self._pipeline.run(SHOWTIME_ZONE, [key], [], mutates=False)
+        match reply[0]:
+            case b"zone":
+                return former(theatre_id, ZoneInfo(reply[1].decode()))
+            case b"unknown":
+                raise TheatreNotFound("The programme has no theatre of that id.")
+        raise _unexpected(SHOWTIME_ZONE.name, reply)
+
     def _form(self, showtime: Showtime) -> Form | None:
         """A call that books a seat of a showtime, with blanks for the ticket; None where hardly anybody asks for it."""
         demand = self._demand(showtime.theatre.id, showtime.label)
         if demand.form is None and demand.is_there:
             keys = keys_of(showtime)
-            demand.form = BOOK.form((*keys, None), (None, None, None, showtime.stored, *showtime.limits))
+            demand.form = BOOK.form((*keys, None), (None, None, None, showtime.stored, *showtime.terms))
         demand.is_there = True
         return demand.form
 

@@ -23,6 +23,7 @@ from service.errors import (
     ShowtimeClosed,
     ShowtimeNotFound,
     SoldOut,
+    TheatreNotFound,
     TicketExpired,
     TicketNotFound,
     Unavailable,
@@ -189,11 +190,52 @@ async def test_an_id_names_its_theatre_and_cannot_be_guessed(office: Office) -> 
 
 
 async def test_the_id_of_a_theatre_that_is_none_is_no_ticket(office: Office) -> None:
+    with pytest.raises(TicketNotFound):
+        await office.box_office.ticket("odeon-0000000000000000")
     written = office.house.pipeline.commands
-    for ticket_id in ("odeon-0000000000000000", "0000000000000000", ""):
+    for ticket_id in ("}-0000000000000000", "0000000000000000", ""):
         with pytest.raises(TicketNotFound):
             await office.box_office.ticket(ticket_id)
     assert office.house.pipeline.commands == written, "nobody needs to ask Redis for that"
+
+
+async def test_a_theatre_that_has_left_the_programme_keeps_its_tickets_and_sells_nothing(office: Office) -> None:
+    odeon = replace(MAIN, id="odeon", timezone=ZoneInfo("Asia/Kolkata"))
+    ids = []
+    for phone in (PHONE, "+15550100"):
+        ids.append((await office.under(MAIN, odeon).box_office.book(odeon, "18:00", NAME, phone)).ticket.ticket_id)
+    before = await office.under(MAIN, odeon).box_office.ticket(ids[0])
+
+    box_office = office.under(MAIN).box_office
+    ticket = await box_office.ticket(ids[0])
+    assert (ticket.name, ticket.phone, ticket.booked_ms) == (NAME, PHONE, before.booked_ms)
+    assert (ticket.showtime.label, ticket.showtime.starts_at) == (before.showtime.label, before.showtime.starts_at)
+    theatre = await box_office.theatre("odeon", ticket.showtime.label)
+    assert theatre == ticket.showtime.theatre
+    seats = await box_office.showtime(theatre, ticket.showtime.label)
+    assert (seats.booked, seats.available, seats.status) == (2, 0, "closed")
+    assert [each.ticket_id for each in await box_office.tickets(theatre, ticket.showtime.label)] == ids
+    with pytest.raises(ShowtimeNotFound, match="odeon has left the programme"):
+        await box_office.move(ids[0], "21:00", PHONE)
+    with pytest.raises(TheatreNotFound):
+        await box_office.theatre("odeon", before.showtime.label.replace("18:00", "21:00"))
+
+    assert (await box_office.admit(ids[1])).admitted_ms
+    with pytest.raises(WrongPhone):
+        await box_office.cancel(ids[0], "+15550100")
+    await box_office.cancel(ids[0], PHONE)
+    with pytest.raises(TicketNotFound):
+        await box_office.ticket(ids[0])
+    assert [each.status for each in await box_office.tickets(theatre, ticket.showtime.label)] == ["admitted"]
+
+
+async def test_a_showtime_that_has_left_the_programme_is_closed(office: Office) -> None:
+    label = (await office.book("18:00")).showtime.label
+    main = replace(MAIN, timings=("15:00", "21:00"))
+    box_office = office.under(main).box_office
+    assert (await box_office.showtime(main, label)).status == "closed"
+    with pytest.raises(ShowtimeNotFound):
+        await box_office.book(main, label, NAME, PHONE)
 
 
 async def test_a_repeated_wish_tells_the_ticket_as_it_is_now(office: Office) -> None:

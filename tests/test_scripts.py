@@ -17,12 +17,13 @@ from service.store import Store
 PINNED = {
     "admit": "e1470e7270e6f476e29b59554aab06d91ed50917",
     "availability": "6faf4509b5679b176bfc85d89092da5a300b20a5",
-    "book": "8b40ca89fb46a92e574ae9e3bcbdbbe5fac77c33",
+    "book": "d654497ad2b3df9bb082f08f4683087355dc236c",
     "cancel": "e6912ead3d122b2aa2a9618875636130a5820ffc",
     "mend_expiry": "921a9ef1e7ee12f25cc00dcbb3f70688451363bd",
     "mend_showtime": "7c936e38a79abe43cea0a908309bddc8faf054bb",
-    "move": "8d847259cdf1ffe26fb71658636d581439fb12a0",
+    "move": "5923c10317164b488387de4cb2bdf901b612eba7",
     "showtime_tickets": "e4be2cb4970d8baf9e358676c2df13b2ae72a06e",
+    "showtime_zone": "9a14d1f50f2f5065f1950e963efc86617ed8a011",
     "ticket": "3150e9d895563723cbf08b52b99d2b584dd4c478",
 }
 

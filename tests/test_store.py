@@ -79,7 +79,12 @@ async def test_a_booking_counts_the_seat_and_stores_the_ticket(house: House, eve
     showtime, label = f"{{main}}:showtime:{compact(evening)}", compact(evening).encode()
     stored = {key: value for key, (value, _) in (await house.everything()).items()}
     assert stored == {
-        showtime: {b"booked": b"1", b"version": b"1", b"forgotten": b"%d" % evening.forgotten_ms},
+        showtime: {
+            b"booked": b"1",
+            b"version": b"1",
+            b"forgotten": b"%d" % evening.forgotten_ms,
+            b"zone": b"UTC",
+        },
         f"{showtime}:tickets": [(ID.encode(), 1.0)],
         f"{{main}}:ticket:{ID}": {
             b"name": NAME.encode(),

@@ -172,7 +172,7 @@ class Model:
         for seats in self.seats.values():
             key, forgotten_ms = f"{{main}}:showtime:{short(seats.showtime)}", seats.showtime.forgotten_ms
             if seats.version:
-                counts = {"booked": len(seats.ids), "version": seats.version, "forgotten": forgotten_ms}
+                counts = {"booked": len(seats.ids), "version": seats.version, "forgotten": forgotten_ms, "zone": "UTC"}
                 keys[key] = fields(counts), forgotten_ms
             if seats.ids:
                 ids = [(ticket_id.encode(), float(version)) for ticket_id, version in seats.ids.items()]

@@ -35,6 +35,14 @@ class Desk(msgspec.Struct):
         """The theatre in the path. Raises TheatreNotFound."""
         return self.programme.theatre(request.match_info["theatre"])
 
+    async def showtime(self, request: web.Request) -> tuple[Theatre, str]:
+        """The theatre and the label of the showtime in the path, also where they have left the programme.
+
+        Raises InvalidInput, TheatreNotFound.
+        """
+        label = edge.field("showtime", fields.showtime, request.match_info["showtime"])
+        return await self.box_office.theatre(request.match_info["theatre"], label), label
+
 
 def path_ticket_id(request: web.Request) -> str:
     """The ticket id in the path. Raises InvalidInput."""

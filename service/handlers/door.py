@@ -115,7 +115,7 @@ async def cancel(desk: Desk, request: web.Request) -> Answer:
 async def tickets(desk: Desk, request: web.Request) -> Answer:
     """The tickets of a showtime, to look at or to print."""
     desk.gate.require_signed_in(request)
-    theatre, label = desk.theatre(request), showtimes.path_label(request)
+    theatre, label = await desk.showtime(request)
     seats = await desk.box_office.showtime(theatre, label)
     found = await desk.box_office.tickets(theatre, label)
     body = desk.pages.render(
@@ -131,7 +131,7 @@ async def tickets(desk: Desk, request: web.Request) -> Answer:
 async def tickets_csv(desk: Desk, request: web.Request) -> Answer:
     """The tickets of a showtime as CSV."""
     desk.gate.require_signed_in(request)
-    return await showtimes.tickets_csv(desk, desk.theatre(request), showtimes.path_label(request))
+    return await showtimes.tickets_csv(desk, *await desk.showtime(request))
 
 
 def _refusal(written: str, error: MatineeError) -> Verdict:

@@ -56,14 +56,14 @@ async def of_day(desk: Desk, request: web.Request) -> Answer:
 
 async def one(desk: Desk, request: web.Request) -> Answer:
     """One showtime with its seats; 304 where nothing has changed."""
-    seats = await desk.box_office.showtime(desk.theatre(request), path_label(request))
+    seats = await desk.box_office.showtime(*await desk.showtime(request))
     return _unless_known(request, [seats], lambda: ShowtimeAnswer.of(seats))
 
 
 async def tickets(desk: Desk, request: web.Request) -> Answer:
     """All tickets of a showtime, as JSON or CSV."""
     desk.gate.require_staff(request)
-    theatre, label = desk.theatre(request), path_label(request)
+    theatre, label = await desk.showtime(request)
     if "text/csv" in request.headers.get("Accept", ""):
         return await tickets_csv(desk, theatre, label)
     answers = await _ticket_answers(desk, theatre, label)
@@ -90,11 +90,6 @@ async def tickets_csv(desk: Desk, theatre: Theatre, label: str) -> Answer:
 async def _ticket_answers(desk: Desk, theatre: Theatre, label: str) -> list[TicketAnswer]:
     found = await desk.box_office.tickets(theatre, label)
     return [TicketAnswer.of(ticket, masked=False) for ticket in found]
-
-
-def path_label(request: web.Request) -> str:
-    """The showtime in the path. Raises InvalidInput."""
-    return edge.field("showtime", fields.showtime, request.match_info["showtime"])
 
 
 def _unless_known(request: web.Request, seats: Sequence[Availability], build: Callable[[], msgspec.Struct]) -> Answer:
