@@ -126,9 +126,7 @@ class TicketExpired(MatineeError):
 
 
 class StoreTrouble(MatineeError):
-    """Redis did not answer as it should; worth a retry after `retry_after_s`."""
-
-    retry_after_s = 1
+    """Redis did not answer as it should; worth a retry."""
 
 
 class Unavailable(StoreTrouble):

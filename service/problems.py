@@ -1,5 +1,6 @@
 """The one place where an error becomes an HTTP answer: RFC 9457 problem details with a stable `code`."""
 
+import random
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,6 +12,10 @@ CONTENT_TYPE = "application/problem+json"
 
 # Where the docs explain a code; a reference relative to the service, RFC 9457 section 3.1.1.
 TYPE_BASE = "/docs/errors#"
+
+
+# At random between these: all who wait for Redis hear of an outage at once, and must not come back at once.
+RETRY_AFTER_S = (1, 3)
 
 
 class Kind(NamedTuple):
@@ -214,7 +219,7 @@ def describe(error: errors.MatineeError) -> tuple[wire.Problem, dict[str, str]]:
         case errors.AlreadyAdmitted():
             problem.admitted_at = error.admitted_at
         case errors.StoreTrouble():
-            headers["Retry-After"] = str(error.retry_after_s)
+            headers["Retry-After"] = str(random.randint(*RETRY_AFTER_S))  # noqa: S311  a jitter is no secret
             if isinstance(error, errors.OutcomeUnknown):
                 problem.ticket_id = error.ticket_id
     return problem, headers

@@ -68,6 +68,49 @@ async def test_while_redis_is_away_nothing_is_done_and_it_says_so_at_once() -> N
                 process.wait()
 
 
+async def test_a_crowd_that_is_refused_at_once_does_not_come_back_at_once() -> None:
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        async with service(f"unix://{folder}/redis.sock") as api:
+            answers = [await api.post("/v1/tickets", json=ASHA) for _ in range(60)]
+    assert {answer.headers["Retry-After"] for answer in answers} == {"1", "2", "3"}
+
+
+async def test_readiness_ends_with_a_stall_within_a_second_and_returns_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request that is given up after a second is the clock: readiness is sooner, and it comes back by itself."""
+    monkeypatch.setattr("service.app.Pipeline", functools.partial(Pipeline, deadline_s=1.0))
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        process, url = start_server(str(get_binary_path()), Path(folder))
+        try:
+            async with service(url) as api:
+                process.send_signal(signal.SIGSTOP)
+                look = asyncio.create_task(api.get("/v1/theatres/main/showtimes"))
+                answer = await api.get("/readyz")
+                while answer.status == 200:
+                    await asyncio.sleep(0.01)
+                    answer = await api.get("/readyz")
+                assert not look.done()
+                await problem(answer, 503, "unavailable")
+                await problem(await look, 503, "unavailable")
+                process.send_signal(signal.SIGCONT)
+                await until_ready(api)
+                await api.book()
+
+                process.kill()
+                process.wait()
+                async with asyncio.timeout(20):
+                    while (await api.get("/readyz")).status == 200:  # noqa: ASYNC110  as in `until_ready`
+                        await asyncio.sleep(0.01)
+                assert (await api.get("/livez")).status == 200
+                process, _ = start_server(str(get_binary_path()), Path(folder))
+                await until_ready(api)
+                await api.book()
+        finally:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands are given up after 0.3 s instead of 2."""

@@ -1,8 +1,10 @@
 """The pipeline: many commands in one write, each reply to its caller, honest answers when Redis breaks."""
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
+import itertools
 import logging
 import random
 import signal
@@ -506,6 +508,31 @@ async def test_opening_before_redis_is_there(server: Server) -> None:
         server.start()
         await until(lambda: pipeline.ready)
         assert await pipeline.run(ECHO, [], ["late"], mutates=True) == [b"echo", b"late"]
+
+
+async def test_a_dead_server_is_not_stormed() -> None:
+    """Four processes, however many requests they have, try ever more slowly, and not in step."""
+    attempts: dict[int, list[float]] = {}  # of each pipeline, when it tried
+    loop = asyncio.get_running_loop()
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        attempts.setdefault(writer.get_extra_info("sockname")[1], []).append(loop.time())
+        writer.transport.abort()
+
+    dead = [await asyncio.start_server(hang_up, "127.0.0.1", 0) for _ in range(4)]
+    ports = [server.sockets[0].getsockname()[1] for server in dead]
+    async with contextlib.AsyncExitStack() as stack:
+        pipelines = [await stack.enter_async_context(opened(f"redis://127.0.0.1:{port}")) for port in ports]
+        while len(attempts) < 4 or min(map(len, attempts.values())) < 9:
+            assert all(refused(pipeline) for pipeline in pipelines for _ in range(50))
+            await asyncio.sleep(0.01)
+    for tried in attempts.values():
+        # After six attempts the pause has grown to half a second, of which at least half is waited.
+        assert min(later - earlier for earlier, later in itertools.pairwise(tried[5:9])) >= 0.25
+    took = [tried[8] - tried[0] for tried in attempts.values()]
+    assert max(took) - min(took) > 0.01
+    for server in dead:
+        server.close()
 
 
 @pytest.mark.parametrize(
