@@ -29,8 +29,9 @@ from service.keys import (
     spread,
     ticket_key,
 )
-from service.model import FORGOTTEN_AFTER_MS, Showtime, compact
+from service.model import FORGOTTEN_AFTER_MS, Showtime, compact, former
 from service.programme import Programme
+from service.settings import timezone_from
 
 KEYS_AT_ONCE = 500
 PAGES_AT_ONCE = 50
@@ -124,6 +125,7 @@ class _Page(msgspec.Struct, frozen=True):
     booked: bytes | None
     version: bytes | None
     forgotten: bytes | None
+    zone: bytes | None
     expires_ms: int
     ids_expire_ms: int
     ids: dict[str, int]
@@ -170,7 +172,7 @@ class _Reader:
         self.pages: set[tuple[str, str]] = set()  # theatre and label
         self.tickets = 0
         self.found: dict[Disagreement, None] = {}  # each once, in the order in which they were found
-        self._strange_theatres: set[str] = set()
+        self._former: set[str] = set()  # theatres that have left the programme
         self._other_lives = 0
 
     def read(self, keys: Iterable[str]) -> None:
@@ -184,7 +186,8 @@ class _Reader:
                 self._note(Disagreement(_shown(key), "no key of Matinee"))
                 continue
             theatre = match["theatre"]
-            self._know_theatre(theatre)
+            if theatre not in self._programme.theatres:
+                self._former.add(theatre)
             if match["showtime"]:
                 page = theatre, spread(match["showtime"])
                 if page not in self.pages:
@@ -199,17 +202,15 @@ class _Reader:
 
     def remarks(self) -> list[str]:
         """What is remarkable without being wrong."""
-        if not self._other_lives:
-            return []
-        return [f"{self._other_lives:,} tickets were booked while MATINEE_TICKET_LIFE was another"]
+        remarks = []
+        if self._other_lives:
+            remarks.append(f"{self._other_lives:,} tickets were booked while MATINEE_TICKET_LIFE was another")
+        if self._former:
+            remarks.append(f"theatres that are not in the programme: {', '.join(sorted(self._former)[:20])}")
+        return remarks
 
     def _note(self, *disagreements: Disagreement) -> None:
         self.found.update(dict.fromkeys(disagreements))
-
-    def _know_theatre(self, theatre: str) -> None:
-        if theatre not in self._programme.theatres and theatre not in self._strange_theatres:
-            self._strange_theatres.add(theatre)
-            self._note(Disagreement(f"{{{_shown(theatre)}}}", "the programme has no such theatre"))
 
     def _ask(self, ask: Callable[[Pipeline], object], *, atomic: bool = False) -> Iterator[Any]:
         """The replies to all that `ask` puts into a pipeline; an error stands in the place of its reply.
@@ -248,10 +249,10 @@ class _Reader:
                 self._count(page)
 
     def _wrong_with(self, page: _Page) -> list[Disagreement]:
-        return list(_wrong_on_page(page, self._showtime(page.theatre, page.label)))
+        return list(_wrong_on_page(page, self._showtime(page.theatre, page.label, page.zone)))
 
     def _count(self, page: _Page) -> None:
-        showtime = self._showtime(page.theatre, page.label)
+        showtime = self._showtime(page.theatre, page.label, page.zone)
         for ticket in page.tickets.values():
             if ticket.is_ticket and ticket.ticket_id in page.ids and ticket.showtime == compact(page.label):
                 self.tickets += 1
@@ -259,11 +260,11 @@ class _Reader:
                 if showtime is not None and ticket.expires_ms != showtime.expires_ms:
                     self._other_lives += 1
 
-    def _showtime(self, theatre_id: str, label: str) -> Showtime | None:
-        """What the programme says of it; None for a theatre that it lacks or a date that is none."""
-        theatre = self._programme.theatres.get(theatre_id)
+    def _showtime(self, theatre_id: str, label: str, zone: bytes | None = None) -> Showtime | None:
+        """What the programme says of it, or its time zone where its theatre has left; None where neither tells."""
         try:
-            return None if theatre is None else self._programme.showtime(theatre, label)
+            theatre = self._programme.theatres.get(theatre_id) or former(theatre_id, timezone_from(_text(zone or b"")))
+            return self._programme.showtime(theatre, label)
         except ValueError:
             return None
 
@@ -325,7 +326,7 @@ class _Reader:
 
 def _ask_page(pipe: Pipeline, page: tuple[str, str], ids: Iterable[str]) -> None:
     key, ids_key = showtime_keys(*page)
-    pipe.hmget(key, ["booked", "version", "forgotten"])
+    pipe.hmget(key, ["booked", "version", "forgotten", "zone"])
     pipe.pexpiretime(key)
     pipe.pexpiretime(ids_key)
     pipe.zrange(ids_key, 0, -1, withscores=True)
@@ -345,8 +346,9 @@ def _page(page: tuple[str, str], ids: Iterable[str], replies: Iterator[Any]) -> 
             return Disagreement(where, f"cannot be read: {reply}")
     versions = {_text(member): int(score) for member, score in listed}
     tickets = {ticket.ticket_id: ticket for ticket in stored if isinstance(ticket, _Ticket)}
-    booked, version, forgotten = counters
-    return _Page(key, theatre, label, booked, version, forgotten, expires_ms, ids_expire_ms, versions, tickets, now_ms)
+    booked, version, forgotten, zone = counters
+    counted = (booked, version, forgotten, zone)
+    return _Page(key, theatre, label, *counted, expires_ms, ids_expire_ms, versions, tickets, now_ms)
 
 
 def _ask_ticket(pipe: Pipeline, theatre: str, ticket_id: str) -> None:
@@ -394,7 +396,7 @@ def _wrong_on_page(page: _Page, showtime: Showtime | None) -> Iterator[Disagreem
         return  # forgotten meanwhile
     booked, version = _number(page.booked), _number(page.version)
     taken = max(booked or 0, len(page.ids))  # a counter too low must not hide a seat sold twice
-    if showtime is not None and taken > showtime.theatre.capacity:
+    if showtime is not None and showtime.theatre.timings and taken > showtime.theatre.capacity:
         yield Disagreement(page.key, f"{taken} seats taken, over the capacity of {showtime.theatre.capacity}")
     if booked is None:
         yield Disagreement(page.key, f"its counter is {_shown(page.booked)}, which is no number", page=page.key)
@@ -404,6 +406,10 @@ def _wrong_on_page(page: _Page, showtime: Showtime | None) -> Iterator[Disagreem
     if version is None or version < highest:
         what = f"its version is {_shown(page.version)}, but an id was listed at version {highest}"
         yield Disagreement(page.key, what, page=page.key)
+    if page.zone is None:
+        yield Disagreement(page.key, "its time zone is lost", page=page.key)
+    elif not _is_zone(_text(page.zone)):
+        yield Disagreement(page.key, f"its time zone is {_shown(page.zone)}, which is none")
     yield from _wrong_expiry_of_page(page, showtime)
     for ticket_id in page.ids:
         if not _is_id(ticket_id, page.theatre):
@@ -498,6 +504,14 @@ def _expiry(key: str, at_ms: int, seen_ms: int) -> Disagreement:
     late = "late" if seen_ms > at_ms else "early"
     what = "never expires" if seen_ms == NEVER else f"expires {abs(seen_ms - at_ms):,} ms too {late}"
     return Disagreement(key, what, expiry=Expiry(key, at_ms, seen_ms))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(timezone_from(name))
+    except ValueError:
+        return False
 
 
 def _is_life(life_ms: int) -> bool:

@@ -42,7 +42,7 @@ def repair(client: redis.Redis, programme: Programme, found: Iterable[Disagreeme
     for page in sorted(by_page, key=lambda page: any(each.unlists for each in by_page[page])):
         showtime = _showtime(programme, page)
         if showtime is None:
-            yield from ((f"{each}: left: the programme has no such theatre or time", False) for each in by_page[page])
+            yield from ((f"{each}: left: it is not of a theatre of the programme", False) for each in by_page[page])
         else:
             yield from _mend_showtime(client, showtime, by_page[page])
 
@@ -77,7 +77,7 @@ def _mend_showtime(client: redis.Redis, showtime: Showtime, wrong: list[Disagree
             named = client.hget(key, "showtime")
             elsewhere = spread(named.decode()) if isinstance(named, bytes) else showtime.label
             keys += [key, showtime_keys(theatre.id, elsewhere)[1]]
-        facts = (showtime.stored, str(theatre.capacity), str(showtime.forgotten_ms))
+        facts = (showtime.stored, str(theatre.capacity), str(showtime.forgotten_ms), theatre.timezone.key)
         reply = client.eval(MEND_SHOWTIME.source, len(keys), *keys, *facts, *ids)
     except redis.ResponseError as error:
         yield from ((f"{each}: left: {error}", False) for each in wrong)

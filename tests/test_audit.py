@@ -122,9 +122,20 @@ DOCTORED: dict[str, tuple[Callable[[redis.Redis], object], list[str], list[str]]
         [
             f"{LATE_KEY}: its counter is None, which is no number",
             f"{LATE_KEY}: its version is None, but an id was listed at version 1",
+            f"{LATE_KEY}: its time zone is lost",
             f"{LATE_KEY}: is forgotten at None, which is no time",
         ],
         [],
+    ),
+    "a time zone that is lost": (
+        lambda client: client.hdel(LATE_KEY, "zone"),
+        [f"{LATE_KEY}: its time zone is lost"],
+        [],
+    ),
+    "a time zone that is none": (
+        lambda client: client.hset(LATE_KEY, "zone", "Mars/Phobos"),
+        [f"{LATE_KEY}: its time zone is Mars/Phobos, which is none"],
+        [f"{LATE_KEY}: its time zone is Mars/Phobos, which is none"],
     ),
     "a list that is lost": (
         lambda client: client.delete(FULL_IDS),
@@ -319,12 +330,18 @@ def test_each_disagreement_is_reported_and_mended_where_that_is_safe(
     assert [line for line, mended in repair(client, PROGRAMME, again.disagreements) if mended] == []
 
 
-def test_a_theatre_that_the_programme_lacks_is_reported_once_and_left(client: redis.Redis) -> None:
-    client.hincrby(LATE_KEY, "booked", 1)
+def test_a_theatre_that_has_left_the_programme_is_audited_by_its_time_zone(client: redis.Redis) -> None:
     other = Programme([Theatre("studio", "Studio", MAIN.timezone, 3, MAIN.timings)], LIFE_MS)
     report = audit(client, other)
-    assert lines(report) == ["{main}: the programme has no such theatre", f"{LATE_KEY}: 2 booked, but 1 ids are listed"]
-    assert not any(mended for _, mended in repair(client, other, report.disagreements))
+    assert (lines(report), report.remarks) == ([], ["theatres that are not in the programme: main"])
+    client.hincrby(LATE_KEY, "booked", 1)
+    client.pexpireat(ticket(ADA), FULL.expires_ms + 1)
+    report = audit(client, other)
+    assert agree(
+        lines(report), [f"{LATE_KEY}: 2 booked, but 1 ids are listed", f"{ticket(ADA)}: expires 1 ms too late"]
+    )
+    fates = dict(repair(client, other, report.disagreements))
+    assert fates[f"{LATE_KEY}: 2 booked, but 1 ids are listed: left: it is not of a theatre of the programme"] is False
 
 
 def test_what_changed_between_audit_and_repair_is_left_alone(client: redis.Redis) -> None:
@@ -362,7 +379,8 @@ def test_expired_tickets_are_missed_by_nobody(server_url: str) -> None:
     programme = Programme([MAIN], an_hour_ago_ms - yesterday.starts_ms)
     key, ids = keys_of(yesterday)
     with redis.Redis.from_url(server_url) as client:
-        client.hset(key, mapping={"booked": 1, "version": 1, "forgotten": an_hour_ago_ms + DAY_MS})
+        facts = {"booked": 1, "version": 1, "forgotten": an_hour_ago_ms + DAY_MS, "zone": "UTC"}
+        client.hset(key, mapping=facts)
         client.zadd(ids, {ADA: 1})
         for each in (key, ids):
             client.pexpireat(each, an_hour_ago_ms + DAY_MS)
