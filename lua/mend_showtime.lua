@@ -22,6 +22,7 @@ local booked = redis.call('ZCARD', KEYS[2])
 local last = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')
 local version = math.max(tonumber(seats[2]) or 0, tonumber(last[2]) or 0) + 1
 local forgotten_ms = tonumber(seats[3]) and seats[3] or ARGV[3]
+local zone = seats[4] or ARGV[4]
 
 local reply = {'mended', seats[1] or '', 0, 0}
 for n = 5, #ARGV do
@@ -49,7 +50,7 @@ for n = 5, #ARGV do
     version = version + 1
   end
 end
-redis.call('HSET', KEYS[1], 'booked', booked, 'version', version, 'forgotten', forgotten_ms, 'zone', seats[4] or ARGV[4])
+redis.call('HSET', KEYS[1], 'booked', booked, 'version', version, 'forgotten', forgotten_ms, 'zone', zone)
 redis.call('PEXPIREAT', KEYS[1], forgotten_ms)
 redis.call('PEXPIREAT', KEYS[2], forgotten_ms)
 for n = 5, #ARGV do

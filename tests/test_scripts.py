@@ -20,7 +20,7 @@ PINNED = {
     "book": "d654497ad2b3df9bb082f08f4683087355dc236c",
     "cancel": "e6912ead3d122b2aa2a9618875636130a5820ffc",
     "mend_expiry": "921a9ef1e7ee12f25cc00dcbb3f70688451363bd",
-    "mend_showtime": "4c7428995c32f571d4f40dd831f72d773b27f93f",
+    "mend_showtime": "f7bcbb9ec6dc57fe992b1bac85112871083922a9",
     "move": "5923c10317164b488387de4cb2bdf901b612eba7",
     "showtime_tickets": "e4be2cb4970d8baf9e358676c2df13b2ae72a06e",
     "showtime_zone": "9a14d1f50f2f5065f1950e963efc86617ed8a011",
