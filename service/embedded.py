@@ -338,7 +338,7 @@ def _end_with(parent_pid: int) -> Callable[[], None]:
     """What the child does between fork and exec: have the kernel send it SIGTERM when its parent dies."""
     libc = ctypes.CDLL(None)  # loaded before the fork
 
-    def prepare() -> None:
+    def prepare() -> None:  # pragma: no cover  between fork and exec nothing counts lines
         if sys.platform != "linux":  # no such thing elsewhere
             return
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

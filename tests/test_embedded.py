@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -210,6 +211,14 @@ def test_does_not_wait_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     os.close(lock)
 
 
+def test_a_lock_that_tells_nothing_of_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "PREDECESSOR_WAIT_S", 0.05)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(EmbeddedServerError, match=r"another process still holds the data folder .*: end it"):
+            EmbeddedServer.start(tmp_path)
+
+
 def log_of_commands(data_dir: Path) -> Path:
     (found,) = (data_dir / "appendonlydir").glob("*.incr.aof")
     return found
@@ -271,6 +280,43 @@ def test_a_healthy_append_only_file_has_no_damage(tmp_path: Path, start: Callabl
     assert first_damage(commands) == commands.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("content", "damage"),
+    [
+        (b"#TS:1\r\n*1\r\n$4\r\nPING\r\n", 21),  # none: an annotation and a command
+        (b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPIN", 14),
+        (b"*1\r\n$4\r\nPINGxx", 0),
+        (b"*1\r\n4\r\nPING\r\n", 0),
+        (b"*x\r\n", 0),
+        (b"PING\r\n", 0),
+    ],
+)
+def test_the_first_damage_is_found_where_the_command_begins(tmp_path: Path, content: bytes, damage: int) -> None:
+    path = tmp_path / "commands.aof"
+    path.write_bytes(content)
+    assert first_damage(path) == damage
+
+
+def test_a_reason_is_told_also_when_the_files_are_gone(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:
+    server = start(tmp_path)
+    server.stop()
+    log = tmp_path / "valkey.log"
+    log.write_text("# Bad file format reading the append only file gone.aof: make a backup")
+    folder = tmp_path / "appendonlydir"
+    assert server.why_it_died() == f"the append-only file {folder}/gone.aof is damaged: restore {folder} from a backup"
+    log.unlink()
+    assert server.why_it_died() == f"it was killed (its log: {log})"
+
+
+def test_a_disk_that_has_become_full_is_the_reason(
+    tmp_path: Path, start: Callable[[Path], EmbeddedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(tmp_path)
+    server.stop()
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=0))
+    assert server.why_it_died().startswith(f"the disk of the data folder {tmp_path} is full")
+
+
 def test_names_leave_the_folder_when_the_last_rewrite_is_a_day_old(
     tmp_path: Path, start: Callable[[Path], EmbeddedServer]
 ) -> None:
@@ -293,6 +339,71 @@ def test_names_leave_the_folder_when_the_last_rewrite_is_a_day_old(
     start(tmp_path)
     until(lambda: not base.exists(), "the rewrite")
     until(lambda: not named(), "the end of the old file")
+
+
+def a_day_older(data_dir: Path) -> None:
+    (base,) = (data_dir / "appendonlydir").glob("*.base.rdb")
+    day_ago = time.time() - 24 * 3600
+    os.utime(base, (day_ago, day_ago))
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="finds the process of the rewrite through Linux's /proc"
+)
+def test_a_rewrite_that_failed_is_told_and_tried_again(
+    tmp_path: Path, start: Callable[[Path], EmbeddedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(tmp_path)
+    count(server.url)
+    a_day_older(tmp_path)
+    with client(server.url) as store:
+        store.config_set("rdb-key-save-delay", 10_000_000)  # microseconds a key: it does not end by itself
+        server.rewrite_if_due()
+        until(lambda: store.info("persistence")["aof_rewrite_in_progress"], "the rewrite")
+        server.rewrite_if_due()
+        assert caplog.text == "", "one that is under way is left alone"
+        pid = holder(tmp_path).server_pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        store.config_set("rdb-key-save-delay", 0)
+        os.kill(int(child), signal.SIGKILL)
+        until(lambda: store.info("persistence")["aof_last_bgrewrite_status"] == "err", "its failure")
+        server.rewrite_if_due()
+        assert "the last rewrite of the append-only file failed" in caplog.text
+        until(lambda: store.info("persistence")["aof_last_bgrewrite_status"] == "ok", "the next one")
+
+
+def test_a_rewrite_while_the_server_is_away_is_told_and_harms_nothing(
+    tmp_path: Path, start: Callable[[Path], EmbeddedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(tmp_path)
+    os.kill(holder(tmp_path).server_pid, signal.SIGKILL)
+    until(lambda: not server.alive, "the end")
+    a_day_older(tmp_path)
+    server.rewrite_if_due()
+    assert "could not be rewritten, it will be tried again" in caplog.text
+
+
+def test_a_server_that_does_not_end_is_killed(
+    tmp_path: Path,
+    start: Callable[[Path], EmbeddedServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(embedded, "STOP_WAIT_S", 0.1)
+    server = start(tmp_path)
+    count(server.url)
+    os.kill(holder(tmp_path).server_pid, signal.SIGSTOP)
+    server.stop()
+    assert "killing it" in caplog.text
+    assert not server.alive
+    assert count(start(tmp_path).url) == 2, "what was answered had been written"
+
+
+def test_what_was_disowned_cannot_be_started_again(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:
+    server = start(tmp_path)
+    server.stop()
+    with pytest.raises(EmbeddedServerError, match="belongs to another process"):
+        server.restart()
 
 
 def test_a_path_too_long_for_a_socket_has_it_elsewhere(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:

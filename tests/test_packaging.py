@@ -213,7 +213,7 @@ class TestWheel:
         names = set(zipfile.ZipFile(wheel).namelist())
         modules = {str(path.relative_to(ROOT)) for path in (ROOT / "service").rglob("*.*") if path.suffix != ".pyc"}
         lua = {f"service/lua/{path.name}" for path in (ROOT / "lua").glob("*.lua")}
-        assert len(lua) == len(scripts.ALL)
+        assert len(lua) == len((*scripts.ALL, *scripts.REPAIRS))
         assert modules | lua <= names
         assert not [name for name in names if name.startswith(("tests/", "loadtests/"))]
 
