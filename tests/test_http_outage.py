@@ -111,6 +111,14 @@ async def test_readiness_ends_with_a_stall_within_a_second_and_returns_by_itself
             process.wait()
 
 
+async def test_a_process_that_ends_is_not_ready_and_still_answers(api: Api) -> None:
+    assert (await api.get("/readyz")).status == 200
+    await api.client.app.shutdown()
+    told = await problem(await api.get("/readyz"), 503, "unavailable")
+    assert "ending" in told["detail"]
+    await api.book()
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands are given up after 0.3 s instead of 2."""
