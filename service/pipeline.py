@@ -625,10 +625,13 @@ class Pipeline:
         Those that wait are in order. Of the others, some may be older than what is before them: they were at another
         node first.
         """
+        now, watched_s = self._loop.time(), 0.0
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._loop.time()
-            if self._window.fit(self.commands, self.commands - len(self._in_flight), now):
+            before, now = now, self._loop.time()
+            # While this process itself stood still, nobody read what the server answered.
+            watched_s += min(now - before, 2 * TICK_S)
+            if self._window.fit(self.commands, self.commands - len(self._in_flight), watched_s):
                 self._heard_at = now
             # What has waited for half of its time would be written too late to be answered.
             patience_s = self._deadline_s / 2 if self._connected else 0.0

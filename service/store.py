@@ -1,5 +1,6 @@
 """The tickets in Redis: one method per Lua script. The only reader of the scripts' replies."""
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
@@ -93,14 +94,42 @@ class Changed(Exception):
     """Somebody else moved the ticket between our look and our change: the caller looks again."""
 
 
-class _Demand:
-    """Whether a showtime was booked lately; if so, the form of its bookings: it pays from the third on."""
+class _Question:
+    """A booking of a showtime that was full lately, which is not written yet: whoever comes before it is waits for it.
 
-    __slots__ = ("form", "is_there")
+    If it hears "sold out", so do they, without a question of their own: that was so after they came.
+    """
+
+    __slots__ = ("batches", "waiting")
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches  # that the pipeline had written when it was asked
+        self.waiting: list[asyncio.Future[bool]] = []
+
+    def join(self) -> asyncio.Future[bool]:
+        """Wait until it is known whether the showtime is full still."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        return future
+
+    def tell(self, *, is_full: bool) -> None:
+        """Tell those who wait; nobody joins from here on. Where a seat was free or no answer came, each asks anew."""
+        self.batches = -1
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(is_full)
+
+
+class _Demand:
+    """What is known of a showtime that is booked: was it so lately, the form of its bookings, was it full."""
+
+    __slots__ = ("form", "is_full", "is_there", "question")
 
     def __init__(self) -> None:
         self.form: Form | None = None
         self.is_there = False
+        self.is_full = False
+        self.question = _Question(-1)
 
 
 class Store:
@@ -129,29 +158,29 @@ class Store:
         self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None = None
     ) -> Booked | Replayed:
         """Take a seat. Raises SoldOut, ShowtimeClosed, IdempotencyKeyReused, BookingCancelled."""
-        theatre_id = showtime.theatre.id
-        key = ticket_key(theatre_id, ticket_id)
-        form = self._form(showtime) if idempotency is None else None
-        keys: Sequence[str]
-        args: Sequence[str] | bytes
-        if form is not None:
-            keys, args = form.keys, form.fill(key, ticket_id, name, phone)
-        else:
-            keys = [*keys_of(showtime), key]
-            args = [ticket_id, name, phone, showtime.stored, *showtime.terms]
-            if idempotency is not None:
-                keys.append(idempotency_key(theatre_id, idempotency.digest))
-                args += (idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
+        demand = self._demand(showtime.theatre.id, showtime.label)
+        may_share = demand.is_full and idempotency is None  # with a key it may be the repeat of one that was accepted
+        if may_share and demand.question.batches == self._pipeline.batches and await demand.question.join():
+            raise _sold_out(showtime)
+        keys, args = _call(demand, ticket_id, showtime, name, phone, idempotency)
+        if may_share:
+            question = demand.question = _Question(self._pipeline.batches)
+        is_full = False
         try:  # as `_change` does, which would be a coroutine more
             reply: list[Any] = await self._pipeline.run(BOOK, keys, args, mutates=True)
+            is_full = reply[0] == b"sold_out"
         except OutcomeUnknown as unknown:
             unknown.ticket_id = ticket_id
             raise
+        finally:
+            if may_share:
+                question.tell(is_full=is_full)
+        demand.is_full = is_full
         match reply[0]:
             case b"booked":
                 return Booked(reply[1], reply[2])
             case b"sold_out":
-                raise SoldOut(f"No seat is left at {showtime.label}.")
+                raise _sold_out(showtime)
             case b"closed":
                 raise _closed(showtime)
             case b"replayed":
@@ -290,15 +319,6 @@ class Store:
                 raise TheatreNotFound("The programme has no theatre of that id.")
         raise _unexpected(SHOWTIME_ZONE.name, reply)
 
-    def _form(self, showtime: Showtime) -> Form | None:
-        """A call that books a seat of a showtime, with blanks for the ticket; None where hardly anybody asks for it."""
-        demand = self._demand(showtime.theatre.id, showtime.label)
-        if demand.form is None and demand.is_there:
-            keys = keys_of(showtime)
-            demand.form = BOOK.form((*keys, None), (None, None, None, showtime.stored, *showtime.terms))
-        demand.is_there = True
-        return demand.form
-
     async def _change(self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]) -> list[Any]:
         try:
             reply: list[Any] = await self._pipeline.run(script, keys, args, mutates=True)
@@ -327,6 +347,28 @@ def _listed(showtime: Showtime, row: list[Any]) -> Ticket:
         return Ticket(ticket_id, showtime)
     _, name, phone, booked_ms, admitted_ms = row
     return Ticket(ticket_id, showtime, name.decode(), phone.decode(), booked_ms, admitted_ms)
+
+
+def _call(
+    demand: _Demand, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None
+) -> tuple[Sequence[str], Sequence[str] | bytes]:
+    """The keys and arguments of a booking; by a form, if the showtime is in demand."""
+    theatre_id = showtime.theatre.id
+    key = ticket_key(theatre_id, ticket_id)
+    if idempotency is not None:
+        keys = (*keys_of(showtime), key, idempotency_key(theatre_id, idempotency.digest))
+        args = (ticket_id, name, phone, showtime.stored, *showtime.terms)
+        return keys, (*args, idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
+    if demand.form is None and demand.is_there:  # it pays from the third booking on
+        demand.form = BOOK.form((*keys_of(showtime), None), (None, None, None, showtime.stored, *showtime.terms))
+    demand.is_there = True
+    if demand.form is not None:
+        return demand.form.keys, demand.form.fill(key, ticket_id, name, phone)
+    return (*keys_of(showtime), key), (ticket_id, name, phone, showtime.stored, *showtime.terms)
+
+
+def _sold_out(showtime: Showtime) -> SoldOut:
+    return SoldOut(f"No seat is left at {showtime.label}.")
 
 
 def _closed(showtime: Showtime) -> ShowtimeClosed:

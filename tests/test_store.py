@@ -5,6 +5,7 @@ Every test runs on fakeredis and on real servers, and afterwards every key that 
 
 import asyncio
 import datetime
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from zoneinfo import ZoneInfo
 
@@ -168,6 +169,79 @@ async def test_a_name_comes_back_byte_for_byte(house: House, evening: Showtime, 
     [listed] = await house.store.tickets(evening)
     assert (listed.name, listed.phone) == (name, PHONE)
     assert (await house.store.admit(MAIN, ticket_id)).name == name
+
+
+# A full showtime is asked about once by all who come at a moment
+
+
+async def results(*bookings: Awaitable[str]) -> Counter[str]:
+    """How often each end came about: `booked` or the name of the error."""
+    ends = await asyncio.gather(*bookings, return_exceptions=True)
+    return Counter("booked" if isinstance(end, str) else type(end).__name__ for end in ends)
+
+
+async def test_those_who_come_together_to_a_full_showtime_share_one_question(house: House, evening: Showtime) -> None:
+    await fill(house, evening)
+    assert await results(house.book(evening)) == {"SoldOut": 1}
+    commands = house.pipeline.commands
+    assert await results(*(house.book(evening) for _ in range(50))) == {"SoldOut": 50}
+    assert house.pipeline.commands <= commands + 2, "one of them the pipeline's own, perhaps"
+
+
+async def test_a_seat_that_came_free_is_sold_once_to_those_who_share_a_question(
+    house: House, evening: Showtime
+) -> None:
+    [ticket_id, *_] = await fill(house, evening)
+    assert await results(house.book(evening)) == {"SoldOut": 1}
+    await house.cancel(ticket_id)
+    assert await results(*(house.book(evening) for _ in range(50))) == {"booked": 1, "SoldOut": 49}
+    assert await house.seats(evening) == (3, 3)
+
+
+async def test_whoever_comes_after_a_question_was_written_asks_anew(house: House, evening: Showtime) -> None:
+    """A cancellation that was answered before a booking is asked for is seen by it, whatever is under way."""
+    [ticket_id, *_] = await fill(house, evening)
+    assert await results(house.book(evening)) == {"SoldOut": 1}
+    for _ in range(20):
+        early = [asyncio.create_task(house.book(evening)) for _ in range(5)]
+        while not house.pipeline.in_flight:  # noqa: ASYNC110  until they are written, and not longer
+            await asyncio.sleep(0)
+        await house.cancel(ticket_id)
+        late = await asyncio.gather(house.book(evening), *early, return_exceptions=True)
+        [ticket_id] = [end for end in late if isinstance(end, str)]
+
+
+async def test_one_who_shares_a_question_may_leave_and_so_may_the_one_who_asks_it(
+    house: House, evening: Showtime
+) -> None:
+    await fill(house, evening)
+    assert await results(house.book(evening)) == {"SoldOut": 1}
+    bookings = [asyncio.create_task(house.book(evening)) for _ in range(5)]
+    await asyncio.sleep(0)  # now they have asked
+    for leaving in (bookings[0], bookings[3]):
+        leaving.cancel()
+    assert await results(*bookings) == {"CancelledError": 2, "SoldOut": 3}
+
+
+async def test_a_question_that_could_not_be_asked_keeps_nobody_waiting(house: House, evening: Showtime) -> None:
+    await fill(house, evening)
+    assert await results(house.book(evening)) == {"SoldOut": 1}
+    await house.pipeline.close()
+    for _ in range(2):
+        assert await results(*(house.book(evening) for _ in range(3))) == {"Unavailable": 3}
+
+
+async def test_a_repeat_with_a_key_shares_no_question(house: House, evening: Showtime) -> None:
+    key = Idempotency("digest", "fingerprint")
+    await house.store.book("main-0000000000000009", evening, NAME, PHONE, key)
+    await house.book(evening)
+    await house.book(evening)
+    assert await results(house.book(evening)) == {"SoldOut": 1}
+    strangers = [asyncio.create_task(house.book(evening)) for _ in range(5)]
+    assert await house.store.book("main-0000000000000010", evening, NAME, PHONE, key) == Replayed(
+        "main-0000000000000009"
+    )
+    assert await results(*strangers) == {"SoldOut": 5}
 
 
 # The Idempotency-Key of a booking
