@@ -1,6 +1,12 @@
 """`make chaos` at a fraction of its size; and that it fails where a promise is broken."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,7 @@ from tests.chaos import __main__ as chaos
 from tests.chaos import report
 from tests.chaos.stage import SCENARIOS, Scenario, Stage
 
+ROOT = Path(__file__).parent.parent
 QUICK = [name for name, scenario in SCENARIOS.items() if scenario.quick]
 
 
@@ -51,6 +58,33 @@ def test_a_scenario_that_breaks_off_shows_nothing_and_fails_the_run(planted: Non
     path = tmp_path / "report.json"
     assert chaos.main(["--scenario", "breaks_off", "--report", str(path)]) == 1
     assert "the stage is on fire" in report.read(path)[0].violations[0]
+
+
+def test_an_interrupted_run_leaves_no_process_behind() -> None:
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:  # pytest's own are too long for a socket's path
+        command = [sys.executable, "-m", "tests.chaos", "--scenario", "web-killed"]
+        run = subprocess.Popen(
+            [*command, "--report", f"{folder}/report.json"],
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while len(processes_of(folder)) < 5:  # itself, the service with two web processes, its Valkey
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        said, _ = run.communicate(timeout=60)
+        assert run.returncode == 130, said
+        assert said.endswith("chaos: interrupted; every process has been stopped\n")
+        assert processes_of(folder) == set()
+
+
+def processes_of(folder: str) -> set[int]:
+    """The live processes that carry the folder's path in their arguments or their environment."""
+    listing = subprocess.run(["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return {int(line.split()[0]) for line in listing.splitlines() if folder in line}
 
 
 def test_the_same_seed_makes_the_same_choices(tmp_path: Path) -> None:
