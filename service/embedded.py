@@ -109,6 +109,15 @@ class EmbeddedServer:
         """Whether the child process runs (it may still be loading its data)."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a start is of use: where it flushes before every answer, a full disk ends it at its first write."""
+        try:
+            free_bytes = shutil.disk_usage(self.data_dir).free
+        except OSError:
+            return True  # that the folder is gone, the start will say
+        return self._durability != "always" or free_bytes >= DISK_FULL_BYTES
+
     def restart(self) -> None:
         """Start the server again after it died, on the same data and socket; don't wait until it is ready."""
         self._spawn(bundled_binary())

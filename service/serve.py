@@ -299,8 +299,9 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         if not self._embedded_is_down:
             self._embedded_is_down = True
             self._embedded_patience.lost(now - self._embedded_since)
-            log.error("the embedded Valkey ended: %s; starting it again", embedded.why_it_died())
-        if self._embedded_patience.is_over:
+            then = "starting it again" if embedded.has_room else "starting it again when there is room"
+            log.error("the embedded Valkey ended: %s; %s", embedded.why_it_died(), then)
+        if self._embedded_patience.is_over and embedded.has_room:
             try:
                 embedded.restart()
             except EmbeddedServerError as error:

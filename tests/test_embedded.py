@@ -125,6 +125,18 @@ def test_it_may_flush_once_a_second(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_there_is_no_use_in_a_start_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing before every answer, Valkey ends at its first write; flushing once a second, it refuses writes."""
+    servers = [EmbeddedServer.start(tmp_path / name, name) for name in ("always", "everysec")]
+    try:
+        assert [server.has_room for server in servers] == [True, True]
+        monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=embedded.DISK_FULL_BYTES - 1))
+        assert [server.has_room for server in servers] == [False, True]
+    finally:
+        for server in servers:
+            server.stop()
+
+
 def test_data_survive_a_stop_and_a_start(tmp_path: Path, start: Callable[[Path], EmbeddedServer]) -> None:
     server = start(tmp_path)
     assert count(server.url) == 1
