@@ -177,8 +177,8 @@ class ClusterOfSix(_Servers):
 
     def replica_of(self, primary: Node) -> Node:
         """The one replica of a primary."""
-        [line] = primary.ask("CLUSTER", "REPLICAS", self.id_of(primary)).keys()
-        return self.at(int(line.rpartition(":")[2]))
+        [[_, port, _]] = primary.ask("ROLE")[2]
+        return self.at(int(port))
 
     @contextlib.contextmanager
     def migrating(self, theatre: str) -> Iterator["Migration"]:

