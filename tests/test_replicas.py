@@ -46,10 +46,12 @@ FULL = script("return {'sold_out'}", b"sold_out")
 READ = script("return {'read', redis.call('GET', KEYS[1])}")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(kind, marks=pytest.mark.xdist_group(f"replica of {kind}")) for kind in ("valkey", "redis")],
-)
+KINDS = [pytest.param(kind, marks=pytest.mark.xdist_group(f"replica of {kind}")) for kind in ("valkey", "redis")]
+# What the pipeline does by itself is shown on one kind.
+on_one_kind = pytest.mark.parametrize("pair", KINDS[:1], indirect=True)
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(request: pytest.FixtureRequest) -> Iterator[Replicated]:
     """A primary and one replica: the kinds differ in what WAIT waits for after a command that wrote nothing."""
     binary = str(get_binary_path()) if request.param == "valkey" else redis_binary()
@@ -100,6 +102,7 @@ async def test_an_answered_change_is_on_the_replica(servers: Replicated) -> None
             assert servers.replicas[0].client.get("count") == b"%d" % n
 
 
+@on_one_kind
 async def test_one_wait_serves_a_whole_batch_and_none_is_sent_for_reads(servers: Replicated) -> None:
     async with waiting(servers) as pipeline:
         servers.client.config_resetstat()
@@ -119,6 +122,7 @@ async def test_what_no_replica_confirms_was_done_and_is_unknown(servers: Replica
             assert pipeline.unconfirmed == 1
 
 
+@on_one_kind
 async def test_while_replicas_are_missing_changes_are_refused_and_reads_answered(
     servers: Replicated, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +142,7 @@ async def test_while_replicas_are_missing_changes_are_refused_and_reads_answered
     assert [("too few" in line, "again" in line) for line in said] == [(True, False), (False, True)]
 
 
+@on_one_kind
 async def test_changes_that_waited_when_the_replicas_went_missing_are_not_done(servers: Replicated) -> None:
     async with waiting(servers, max_in_flight=2) as pipeline:
         with servers.held():
@@ -147,6 +152,7 @@ async def test_changes_that_waited_when_the_replicas_went_missing_are_not_done(s
         assert servers.client.get("count") == b"2"
 
 
+@on_one_kind
 async def test_a_refusal_waits_for_no_replica(servers: Replicated) -> None:
     async with waiting(servers) as pipeline:
         with servers.held():
@@ -159,6 +165,7 @@ async def test_a_refusal_waits_for_no_replica(servers: Replicated) -> None:
                 await change
 
 
+@on_one_kind
 async def test_a_change_that_waits_for_replicas_keeps_its_deadline(
     servers: Replicated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +175,7 @@ async def test_a_change_that_waits_for_replicas_keeps_its_deadline(
             await pipeline.run(COUNT, ["count"], [], mutates=True)
 
 
+@on_one_kind
 async def test_a_connection_lost_while_replicas_are_asked_repeats_the_change(
     servers: Replicated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +300,7 @@ async def test_a_move_to_where_the_ticket_is_hears_200_when_a_replica_has_it(
     assert (answer.status, (await answer.json())["timing"]) == (200, "21:00")
 
 
+@on_one_kind
 async def test_a_sold_out_showtime_is_told_at_once(servers: Replicated, apis: tuple[Api, Api]) -> None:
     for _ in range(3):
         await apis[0].book()
