@@ -48,6 +48,11 @@ def test_every_code_that_a_client_can_bring_about_is_met() -> None:
         assert not request.code or PROBLEMS[request.code].status == request.status, request.name
 
 
+def test_the_readme_counts_them() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"{len(REQUESTS)} requests with test scripts" in readme
+
+
 def test_names_are_told_apart() -> None:
     for folder, (requests, _) in FOLDERS.items():
         names = [request.name for request in requests]
