@@ -1,10 +1,10 @@
 """Seats as they change, told to any number of clients at once (server-sent events).
 
-However many clients listen, and however fast tickets are booked: a process asks Redis for the seats of a theatre
-LOOK_EVERY_S at most, in one script, and only while somebody listens to that theatre. What changed since the last look
-is encoded once and written to all. Nothing is kept for a client: one that was away compares the id of the last event
-it saw, a fingerprint of the seats, and gets a fresh snapshot where that is no longer the current one. So it may come
-back to any process, also after a restart.
+However many clients listen, and however fast tickets are booked: a process asks Redis for the seats of a theatre once
+in LOOK_EVERY_S at most, in one script, and only while somebody listens to it. What changed since the last look is
+encoded once and written to all. Nothing is kept for a client: one that was away compares the id of the last event it
+saw, a fingerprint of the seats, and gets a fresh snapshot where that is no longer the current one. So it may come back
+to any process, also after a restart.
 """
 
 import asyncio
