@@ -51,13 +51,13 @@ chaos: $(VENV)/.dev ## break one thing after the other under load; SEED=, SCENAR
 	@$(PYTHON) -m tests.chaos $(call option,SEED,seed) $(call option,SCENARIO,scenario) $(if $(RECORD),--record) $(ARGS)
 
 bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
-	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick)
+	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick) $(if $(PAGES),--pages)
 
 bench-durability: $(VENV)/.dev ## measure what it costs that an answered booking survives; ROUNDS=, SECONDS=, FOLDER=
 	@$(PYTHON) -m loadtests.durability $(call option,ROUNDS,rounds) $(call option,SECONDS,seconds) $(call option,FOLDER,folder)
 
 bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails where it has become dearer
-	@$(PYTHON) -m loadtests.path $(call option,ROUNDS,rounds) $(if $(RECORD),--record)
+	@$(PYTHON) -m loadtests.$(if $(PARTS),parts,path) $(call option,ROUNDS,rounds) $(if $(RECORD),--record)
 
 bench-live: $(VENV)/.dev ## measure live seats: from booking to event, and what listeners cost; LISTENERS=, ROUNDS=
 	@$(PYTHON) -m loadtests.live $(call option,LISTENERS,listeners) $(call option,ROUNDS,rounds)

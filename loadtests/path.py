@@ -249,7 +249,7 @@ async def measure(rounds: int) -> list[Side]:
         for side in measured:
             turns = itertools.cycle(side.requests)
             clients[side.name] = [Client(by_name[side.server], turns, loop) for _ in range(CONNECTIONS)]
-        for _ in _counted(rounds):
+        for _ in counted(rounds):
             for side in measured:
                 InstantRedis.reply = side.reply
                 gc.collect()
@@ -263,7 +263,8 @@ async def measure(rounds: int) -> list[Side]:
     return measured
 
 
-def _counted(rounds: int) -> Iterator[int]:
+def counted(rounds: int) -> Iterator[int]:
+    """The numbers of the rounds, shown on a terminal as they pass."""
     for number in range(rounds):
         if sys.stderr.isatty():
             print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr)

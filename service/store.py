@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -45,6 +45,8 @@ from service.scripts import (
     Form,
     Script,
 )
+
+T = TypeVar("T")
 
 # How often a look at something that others keep changing is repeated before we are content with what we have.
 LOOKS = 4
@@ -94,30 +96,38 @@ class Changed(Exception):
     """Somebody else moved the ticket between our look and our change: the caller looks again."""
 
 
-class _Question:
-    """A booking of a showtime that was full lately, which is not written yet: whoever comes before it is waits for it.
+class _Question(Generic[T]):
+    """A question to Redis that several share: whoever comes before it is written waits for its answer too.
 
-    If it hears "sold out", so do they, without a question of their own: that was so after they came.
+    The answer is as good as one to a question of their own, for it tells of a moment after they came. Nobody who
+    leaves spoils it for the others.
     """
 
     __slots__ = ("batches", "waiting")
 
     def __init__(self, batches: int) -> None:
-        self.batches = batches  # that the pipeline had written when it was asked
-        self.waiting: list[asyncio.Future[bool]] = []
+        self.batches = batches  # that the pipeline had written when it was asked: as long as it writes no more, join
+        self.waiting: list[asyncio.Future[T]] = []
 
-    def join(self) -> asyncio.Future[bool]:
-        """Wait until it is known whether the showtime is full still."""
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    def join(self) -> asyncio.Future[T]:
+        """Wait for the answer."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.waiting.append(future)
         return future
 
-    def tell(self, *, is_full: bool) -> None:
-        """Tell those who wait; nobody joins from here on. Where a seat was free or no answer came, each asks anew."""
+    def tell(self, answer: T) -> None:
+        """Give the answer to all who wait; nobody joins from here on."""
         self.batches = -1
         for future in self.waiting:
             if not future.done():
-                future.set_result(is_full)
+                future.set_result(answer)
+
+    def fail(self, error: BaseException) -> None:
+        """There is no answer."""
+        self.batches = -1
+        for future in self.waiting:
+            if not future.done():
+                future.set_exception(error)
 
 
 class _Demand:
@@ -129,7 +139,8 @@ class _Demand:
         self.form: Form | None = None
         self.is_there = False
         self.is_full = False
-        self.question = _Question(-1)
+        # Whether it is full still: where it is not, or nobody knows, each asks anew.
+        self.question = _Question[bool](-1)
 
 
 class Store:
@@ -143,6 +154,7 @@ class Store:
         self._pipeline = pipeline
         self._programme = programme
         self._demand = lru_cache(maxsize=FORMS_KEPT)(lambda _theatre_id, _label: _Demand())
+        self._looks: dict[tuple[str, ...], _Question[list[Availability]]] = {}
         self._over = lru_cache(maxsize=1024)(self._showtimes_over)
 
     @property
@@ -164,7 +176,7 @@ class Store:
             raise _sold_out(showtime)
         keys, args = _call(demand, ticket_id, showtime, name, phone, idempotency)
         if may_share:
-            question = demand.question = _Question(self._pipeline.batches)
+            question = demand.question = _Question[bool](self._pipeline.batches)
         is_full = False
         try:  # as `_change` does, which would be a coroutine more
             reply: list[Any] = await self._pipeline.run(BOOK, keys, args, mutates=True)
@@ -174,7 +186,7 @@ class Store:
             raise
         finally:
             if may_share:
-                question.tell(is_full=is_full)
+                question.tell(is_full)
         demand.is_full = is_full
         match reply[0]:
             case b"booked":
@@ -295,18 +307,44 @@ class Store:
         raise _unexpected(SHOWTIME_TICKETS.name, reply)
 
     async def availability(self, showtimes: Sequence[Showtime]) -> list[Availability]:
-        """The seats of showtimes of one theatre, all at one moment, in their order."""
-        keys = [keys_of(showtime)[0] for showtime in showtimes]
+        """The seats of showtimes of one theatre, all at one moment, in their order.
+
+        Those who ask for the same at the same time share one look, and get the same list: leave it as it is.
+        """
+        keys = tuple([keys_of(showtime)[0] for showtime in showtimes])
         if not keys:
             return []
-        reply = await self._pipeline.run(AVAILABILITY, keys, [], mutates=False)
-        if reply[0] != b"availability":
-            raise _unexpected(AVAILABILITY.name, reply)
+        look = self._looks.get(keys)
+        if look is None or look.batches != self._pipeline.batches:
+            look = self._looks[keys] = _Question(self._pipeline.batches)
+            reply = self._pipeline.run(AVAILABILITY, keys, [], mutates=False)
+            reply.add_done_callback(partial(self._looked, look, keys, showtimes))
+        return await look.join()
+
+    def _looked(
+        self,
+        look: _Question[list[Availability]],
+        keys: tuple[str, ...],
+        showtimes: Sequence[Showtime],
+        answer: asyncio.Future[Any],
+    ) -> None:
+        """Tell all who wait for a look what it found."""
+        if self._looks.get(keys) is look:
+            del self._looks[keys]
+        trouble = answer.exception()
+        if trouble is None and answer.result()[0] != b"availability":
+            trouble = _unexpected(AVAILABILITY.name, answer.result())
+        if trouble is not None:
+            look.fail(trouble)
+            return
+        reply = answer.result()
         now_ms, booked, versions = reply[1], reply[2::2], reply[3::2]
-        return [
-            Availability(showtime, seats, version, now_ms)
-            for showtime, seats, version in zip(showtimes, booked, versions, strict=True)
-        ]
+        look.tell(
+            [
+                Availability(showtime, seats, version, now_ms)
+                for showtime, seats, version in zip(showtimes, booked, versions, strict=True)
+            ]
+        )
 
     async def former_theatre(self, theatre_id: str, label: str) -> Theatre:
         """A theatre that has left the programme, as its showtime tells of it. Raises TheatreNotFound."""

@@ -1,5 +1,6 @@
 """Theatres, showtimes and their seats; the ticket list of a showtime."""
 
+import asyncio
 import csv
 import datetime
 import io
@@ -77,6 +78,25 @@ async def test_an_unchanged_answer_is_not_sent_again(api: Api) -> None:
             assert (answer.status, await answer.read()) == (304, b"")
             assert answer.headers["ETag"] == etag
         assert (await api.get(path, headers={"If-None-Match": '"other"'})).status == 200
+
+
+async def test_a_crowd_that_looks_at_several_days_sees_each_its_own(api: Api) -> None:
+    ticket = await api.book()
+    first = datetime.date.fromisoformat(ticket["showtime"].partition("T")[0])
+    days = [str(first + datetime.timedelta(days=day)) for day in range(3)] * 10
+    answers = await asyncio.gather(*(api.get(f"{DAY}?date={day}") for day in days))
+    etags = {day: answer.headers["ETag"] for day, answer in zip(days, answers, strict=True)}
+    assert len(set(etags.values())) == 3
+    for day, answer in zip(days, answers, strict=True):
+        listed = (await answer.json())["showtimes"]
+        assert {each["showtime"].partition("T")[0] for each in listed} == {day}
+        assert sum(each["booked"] for each in listed) == (day == str(first))
+        assert answer.headers["ETag"] == etags[day]
+    again = await asyncio.gather(*(api.get(f"{DAY}?date={day}", headers={"If-None-Match": etags[day]}) for day in days))
+    assert {answer.status for answer in again} == {304}
+    await api.book()
+    again = await asyncio.gather(*(api.get(f"{DAY}?date={day}", headers={"If-None-Match": etags[day]}) for day in days))
+    assert [answer.status for answer in again] == [200 if day == str(first) else 304 for day in days]
 
 
 async def test_every_change_of_the_seats_changes_the_etag(api: Api) -> None:

@@ -244,6 +244,66 @@ async def test_a_repeat_with_a_key_shares_no_question(house: House, evening: Sho
     assert await results(*strangers) == {"SoldOut": 5}
 
 
+# A look at the same seats at the same time is one
+
+
+async def test_those_who_look_together_share_one_look(house: House, evening: Showtime, night: Showtime) -> None:
+    await house.book(evening)
+    commands = house.pipeline.commands
+    looks = await asyncio.gather(*(house.store.availability([evening, night]) for _ in range(50)))
+    assert house.pipeline.commands <= commands + 2, "one of them the pipeline's own, perhaps"
+    assert all(look is looks[0] for look in looks)
+    assert [seats.booked for seats in looks[0]] == [1, 0]
+
+
+async def test_a_look_at_other_seats_is_another_one(house: House, evening: Showtime, night: Showtime) -> None:
+    await house.book(evening)
+    evenings, nights, both = await asyncio.gather(
+        house.store.availability([evening]),
+        house.store.availability([night]),
+        house.store.availability([night, evening]),
+    )
+    assert [seats.booked for seats in (*evenings, *nights, *both)] == [1, 0, 0, 1]
+
+
+async def test_a_look_sees_every_booking_that_was_answered_before_it(house: House) -> None:
+    large = house.with_programme(replace(MAIN, capacity=1000))
+    showtime = large.showtime()
+    seen = answered = 0
+
+    async def look() -> None:
+        nonlocal seen
+        known = answered
+        [seats] = await large.store.availability([showtime])
+        assert seats.booked >= known
+        seen += 1
+
+    async def book() -> None:
+        nonlocal answered
+        await large.book(showtime)
+        answered += 1
+
+    for _ in range(20):
+        await asyncio.gather(*(action() for _ in range(5) for action in (look, book, look)))
+    assert (seen, answered) == (200, 100)
+
+
+async def test_one_who_leaves_a_shared_look_takes_nothing_from_the_others(house: House, evening: Showtime) -> None:
+    looks = [asyncio.create_task(house.store.availability([evening])) for _ in range(5)]
+    await asyncio.sleep(0)  # now they have asked
+    for leaving in (looks[0], looks[3]):
+        leaving.cancel()
+    ends = await asyncio.gather(*looks, return_exceptions=True)
+    assert [type(end).__name__ for end in ends] == ["CancelledError", "list", "list", "CancelledError", "list"]
+
+
+async def test_a_look_that_fails_fails_for_all(house: House, evening: Showtime) -> None:
+    await house.pipeline.close()
+    for _ in range(2):
+        ends = await asyncio.gather(*(house.store.availability([evening]) for _ in range(3)), return_exceptions=True)
+        assert [type(end).__name__ for end in ends] == ["Unavailable"] * 3
+
+
 # The Idempotency-Key of a booking
 
 

@@ -171,8 +171,9 @@ def goals_table(runs: Sequence[Run]) -> str:
     for goal in GOALS:
         found = [_figure(goal, run) for run in runs]
         cells = ["-" if each is None else f"{each:,.{goal.places}f}" for each in found]
-        met = all(each is None or goal.is_met(each) for each in found)
-        rows.append([goal.name, goal.wanted, *cells, "" if goal.bound is None else "yes" if met else "**no**"])
+        measured = [each for each in found if each is not None]
+        met = "yes" if all(map(goal.is_met, measured)) else "**no**"
+        rows.append([goal.name, goal.wanted, *cells, met if measured and goal.bound is not None else ""])
     return table(["figure", "goal", *(f"run {number}" for number in range(1, len(runs) + 1)), "met"], rows)
 
 

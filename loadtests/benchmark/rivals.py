@@ -59,7 +59,7 @@ def plain(url: str) -> web.Application:
         limits = (int(moment.timestamp() * 1000) for moment in (starts, expires, expires + timedelta(days=1)))
         reply = await run_script(
             keys=[key, f"{key}:tickets", f"{{{theatre}}}:ticket:{ticket_id}"],
-            args=[ticket_id, name, phone, showtime, CAPACITY, *limits],
+            args=[ticket_id, name, phone, showtime, CAPACITY, *limits, ZONE.key],
         )
         if reply[0] != b"booked":
             return web.json_response({"error": reply[0].decode()}, status=409)

@@ -168,7 +168,7 @@ def rival(folder: Path, name: str, store: StoreServer, core: int) -> Iterator[We
 def programme() -> Programme:
     """The theatres of the benchmark."""
     zone = ZoneInfo(ZONE)
-    halls = [Theatre(f"hall-{number:04}", "Hall", zone, SEATS, TIMINGS) for number in range(HALLS)]
+    halls = [Theatre(f"h{number:03}", "Hall", zone, SEATS, TIMINGS) for number in range(HALLS)]
     house = Theatre("house", "House", zone, SEATS, HOUSE_TIMINGS)
     arena = Theatre("arena", "Arena", zone, ARENA_SEATS, ARENA_TIMINGS)
     return Programme([*halls, house, arena], TICKET_LIFE_MS)

@@ -9,16 +9,36 @@ from service.handlers.front import Fronts
 from service.lean import Answer, Headers
 from service.live import Live
 from service.metrics import Metrics
-from service.model import Theatre, Ticket
+from service.model import Availability, Theatre, Ticket
 from service.programme import Programme
 from service.rendering import Pages
 from service.security import Gate
 from service.store import Store
-from service.wire import TicketAnswer, encode
+from service.wire import ShowtimeAnswer, ShowtimesAnswer, TicketAnswer, encode
+
+
+class Told:
+    """The answer about the seats of a day. Those who shared a look at them share it too."""
+
+    __slots__ = ("_body", "etag", "seats")
+
+    def __init__(self, seats: list[Availability], etag: str) -> None:
+        self.seats = seats
+        self.etag = etag
+        self._body = b""
+
+    def body(self) -> bytes:
+        """The seats as JSON, made when they are asked for first."""
+        if not self._body:
+            self._body = encode(ShowtimesAnswer([ShowtimeAnswer.of(each) for each in self.seats]))
+        return self._body
 
 
 class Desk(msgspec.Struct):
-    """The service as a handler sees it. `draining` once the process ends and takes its last requests."""
+    """The service as a handler sees it.
+
+    `draining` once the process ends and takes its last requests. `told` is the answer about a day that was made last.
+    """
 
     box_office: BoxOffice
     programme: Programme
@@ -30,6 +50,7 @@ class Desk(msgspec.Struct):
     pages: Pages
     fronts: Fronts
     draining: bool = False
+    told: Told = msgspec.field(default_factory=lambda: Told([], ""))
 
     def theatre(self, request: web.Request) -> Theatre:
         """The theatre in the path. Raises TheatreNotFound."""

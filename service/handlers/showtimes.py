@@ -5,21 +5,21 @@ import io
 from collections.abc import Callable, Sequence
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service import __version__, edge, fields
 from service.handlers import moviegoer
-from service.handlers.desk import Desk, json_answer, private_answer
+from service.handlers.desk import Desk, Told, json_answer, private_answer
 from service.lean import Answer, Headers
 from service.model import Availability, Theatre
 from service.negotiation import prefers_html
 from service.wire import (
     ShowtimeAnswer,
-    ShowtimesAnswer,
     TheatreAnswer,
     TicketAnswer,
     TicketsAnswer,
     WelcomeAnswer,
+    encode,
     fingerprint,
 )
 
@@ -51,13 +51,16 @@ async def of_day(desk: Desk, request: web.Request) -> Answer:
     """The showtimes of a day with their seats; 304 where nothing has changed."""
     wish = edge.query(request, {"date": fields.date})
     seats = await desk.box_office.showtimes(desk.theatre(request), wish.get("date"))
-    return _unless_known(request, seats, lambda: ShowtimesAnswer([ShowtimeAnswer.of(each) for each in seats]))
+    if desk.told.seats is not seats:  # nobody who shared the look was here before
+        desk.told = Told(seats, _etag(seats))
+    told = desk.told
+    return _unless_known(request, told.etag, told.body)
 
 
 async def one(desk: Desk, request: web.Request) -> Answer:
     """One showtime with its seats; 304 where nothing has changed."""
     seats = await desk.box_office.showtime(*await desk.showtime(request))
-    return _unless_known(request, [seats], lambda: ShowtimeAnswer.of(seats))
+    return _unless_known(request, _etag([seats]), lambda: encode(ShowtimeAnswer.of(seats)))
 
 
 async def tickets(desk: Desk, request: web.Request) -> Answer:
@@ -92,14 +95,17 @@ async def _ticket_answers(desk: Desk, theatre: Theatre, label: str) -> list[Tick
     return [TicketAnswer.of(ticket, masked=False) for ticket in found]
 
 
-def _unless_known(request: web.Request, seats: Sequence[Availability], build: Callable[[], msgspec.Struct]) -> Answer:
-    """304 where the client's copy is the current one, without building a body."""
-    etag = f'"{fingerprint(seats)}"'
+def _unless_known(request: web.Request, etag: str, body: Callable[[], bytes]) -> Answer:
+    """304 where the client's copy is the current one, without a body."""
     headers: Headers = (("ETag", etag), *_REVALIDATE)
-    known = request.headers.get("If-None-Match")
+    known = request.headers.get(hdrs.IF_NONE_MATCH)
     if known is not None and (known == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))):
         return Answer(status=304, headers=headers)
-    return json_answer(build(), headers=headers)
+    return Answer(body(), headers=headers)
+
+
+def _etag(seats: Sequence[Availability]) -> str:
+    return f'"{fingerprint(seats)}"'
 
 
 def _cell(value: str | None) -> str:
