@@ -183,6 +183,7 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         _keep_shared()
 
     async def _runner(self) -> web.AppRunner:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # the event loop runs: see `init_signals`
         pool = pool_for(self._url)
         app = self._create_app(self._settings, self._programme, pool)
         gc.collect()
@@ -350,6 +351,11 @@ class WebProcess(GunicornUVLoopWebWorker):
             super().init_process()
         else:
             GunicornWebWorker.init_process(self)
+
+    def init_signals(self) -> None:
+        """Have the event loop take the signals, and those that come before it runs wait: uvloop would lose them."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        super().init_signals()
 
     def run(self) -> None:
         """Run until told to end. One that cannot start leaves the reason to the master, in one line."""

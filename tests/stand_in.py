@@ -4,11 +4,15 @@ Counters in the store stand for bookings, so that these tests do not depend on w
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
@@ -17,12 +21,25 @@ from redis.asyncio import ConnectionPool, Redis
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from service import serve as serve_module
 from service.model import Theatre
 from service.programme import Programme
-from service.serve import CANNOT_START, serve
+from service.serve import CANNOT_START, Web
 from service.settings import Settings
 
 BROKEN = "broken"  # while a file of this name is in the data folder, no web process can start
+EARLY = "early"  # the web process that takes such a file away is told to end before its event loop runs
+
+
+class EarlyWeb(Web):
+    """Gunicorn asks a web process for its application after it has taken the signals, and before the loop runs."""
+
+    def load(self) -> Callable[[], Any]:
+        early = self._settings.data_dir / EARLY
+        with contextlib.suppress(FileNotFoundError):
+            early.rename(early.with_suffix(f".{os.getpid()}"))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().load()
 
 
 def create_app(settings: Settings, _programme: Programme, pool: ConnectionPool) -> web.Application:
@@ -72,7 +89,8 @@ def main() -> None:
     )
     theatre = Theatre("main", "Main", settings.timezone, settings.capacity, settings.timings)
     try:
-        serve(settings, Programme([theatre], settings.ticket_life_ms), create_app)
+        serve_module.Web = EarlyWeb  # ours but for when a signal comes, which chance decides
+        serve_module.serve(settings, Programme([theatre], settings.ticket_life_ms), create_app)
     except CANNOT_START as error:
         sys.exit(f"matinee: {error}")
 

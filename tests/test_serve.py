@@ -20,7 +20,7 @@ import pytest
 import redis
 from aiohttp import web
 from redis.asyncio import ConnectionPool
-from stand_in import BROKEN
+from stand_in import BROKEN, EARLY
 
 from service import serve
 from service.draining import DrainingRunner, drop_connection_attempts
@@ -282,6 +282,18 @@ def test_a_later_web_process_that_cannot_start_is_tried_again(make_service: Call
     until(lambda: "this is broken (stand_in.py" in service.lines(), "the failure")
     (service.data_dir / BROKEN).unlink()
     until(service.answers, "an answer")
+
+
+def test_a_web_process_that_is_told_to_end_before_it_serves_does_so(make_service: Callable[..., Service]) -> None:
+    """uvloop loses a signal that comes when its loop does not run yet; the end of the service then took 30 s."""
+    service = make_service()
+    service.data_dir.mkdir()
+    (service.data_dir / EARLY).touch()
+    service.start()
+    until(lambda: list(service.data_dir.glob(f"{EARLY}.*")), "the signal")
+    [told] = service.data_dir.glob(f"{EARLY}.*")
+    until(lambda: not runs(int(told.suffix[1:])), "the end of the process that was told to end")
+    until(lambda: len(service.web_processes()) == 2, "another one in its place")
 
 
 def test_a_running_request_ends_before_the_service_does(make_service: Callable[..., Service]) -> None:
