@@ -87,12 +87,12 @@ class Cluster:
     async def close(self) -> None:
         """Refuse new commands, let those under way be answered (within the deadline), then disconnect."""
         self._closed = True
+        if self._learning:
+            self._stale.set()
+            await asyncio.wait({self._learning})
         if futures := [command.future for command, _ in self._parked if not command.future.done()]:
             await asyncio.wait(futures)
         await asyncio.gather(*(pipeline.close() for pipeline in self._pipelines.values()), *self._leaving.values())
-        if self._learning:
-            self._learning.cancel()
-            await asyncio.wait({self._learning})
         if self._parking:
             self._parking.cancel()
         for command, _ in self._parked:
@@ -178,7 +178,7 @@ class Cluster:
         code = error.status_code
         if isinstance(error, redis.exceptions.AskError):  # MovedError is one too
             command.redirects += 1
-            node = self._pipeline_at(error.host or pipeline.name.rpartition(":")[0], error.port)
+            node = self._pipeline_at(error.host, error.port)
             command.asking = code == "ASK"
             if code == "MOVED":
                 self._by_slot[error.slot_id] = node
@@ -188,9 +188,7 @@ class Cluster:
             else:
                 self._park(command, DISAGREE)
         elif code == "CLUSTERDOWN" and "slot" not in str(error):
-            self._down.add(pipeline)
-            pipeline.shut(DOWN)
-            self._stale.set()
+            self._shut(pipeline)
             self._park(command, DOWN)
         elif code in {"CLUSTERDOWN", "TRYAGAIN"}:
             self._stale.set()
@@ -234,7 +232,7 @@ class Cluster:
         """Learn the map again when something shows that it is wrong, and until all its nodes are there."""
         backoff = EqualJitterBackoff(cap=0.5, base=LEARN_S)
         failures = 0
-        while True:
+        while not self._closed:  # to cancel would not do: redis-py may swallow it
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEARN_AGAIN_S):
                     await self._stale.wait()
@@ -252,7 +250,7 @@ class Cluster:
             async with asyncio.timeout(LEARN_WITHIN_S):
                 await self._manager.initialize()
                 self._take_map()
-                await self._look_at_down()
+                await self._look_at_state()
         except Exception as error:
             # Whatever it raises, to ask again is all there is to do; all known nodes may have been replaced.
             self._manager.startup_nodes.update(self._seeds)
@@ -277,6 +275,8 @@ class Cluster:
             owners[slots[slot][0].name] if slot in slots else None for slot in range(REDIS_CLUSTER_HASH_SLOTS)
         ]
         self._owners = list(owners.values())
+        for pipeline in self._down.difference(self._owners):
+            self._reopen(pipeline)
         now = self._loop.time()
         for name, pipeline in list(self._pipelines.items()):
             if name in owners:
@@ -314,19 +314,29 @@ class Cluster:
 
         self._leaving[pipeline] = self._loop.create_task(see_off())
 
-    async def _look_at_down(self) -> None:
-        """Ask the nodes that said CLUSTERDOWN whether they still see the cluster as down."""
-        for pipeline in list(self._down):
-            node = self._manager.nodes_cache.get(pipeline.name)
-            if pipeline in self._owners and node is not None:
-                try:
-                    info = await node.execute_command("CLUSTER INFO")
-                except (redis.exceptions.RedisError, OSError):
-                    continue
-                if info["cluster_state"] != "ok":
-                    continue
-            self._down.discard(pipeline)
-            pipeline.reopen(DOWN)
+    async def _look_at_state(self) -> None:
+        """Ask the nodes whether they see the cluster as down, as soon as anything is wrong with one of them."""
+        if self._down or not all(pipeline.connected for pipeline in self._owners):
+            await asyncio.gather(*(self._ask_state(pipeline) for pipeline in self._owners if pipeline.connected))
+
+    async def _ask_state(self, pipeline: Pipeline) -> None:
+        try:
+            info = await self._manager.nodes_cache[pipeline.name].execute_command("CLUSTER INFO")
+        except (redis.exceptions.RedisError, OSError):
+            return
+        if info["cluster_state"] == "ok":
+            self._reopen(pipeline)
+        else:
+            self._shut(pipeline)
+
+    def _shut(self, pipeline: Pipeline) -> None:
+        self._down.add(pipeline)
+        pipeline.shut(DOWN)
+        self._stale.set()
+
+    def _reopen(self, pipeline: Pipeline) -> None:
+        self._down.discard(pipeline)
+        pipeline.reopen(DOWN)
 
     def _tell(self, trouble: str) -> None:
         """Log what is wrong with the cluster as a whole, once; and that it is well again."""

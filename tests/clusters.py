@@ -6,6 +6,7 @@ nodes, hand over primaries and move slots, then call `heal`; which node has whic
 """
 
 import contextlib
+import os
 import secrets
 import shutil
 import socket
@@ -14,25 +15,31 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-NODE_TIMEOUT_MS = 1000  # of silence, after which a node, or a primary under Sentinels, counts as lost
+LOST_AFTER_MS = 1000  # of silence
 WHOLE_WITHIN_S = 20
 SERVICE = "boxes"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses now, each another."""
+    """Ports of loopback that nobody uses now, each another.
+
+    Below those that the kernel gives to outgoing connections: a server that is killed must find its port free.
+    """
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(ports) < count:
+            port = secrets.choice(range(10_000, 32_768))
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
 
 
 def until(condition: Callable[[], Any], what: str, within_s: float = WHOLE_WITHIN_S) -> None:
@@ -61,7 +68,7 @@ class Node:
         self.folder = folder
         self._command = [binary, *options, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
         self._log = folder / "log"
-        self.client = redis.Redis(port=port, retry=Retry(NoBackoff(), 0), socket_timeout=2, decode_responses=True)
+        self.client = redis.Redis(port=port, retry=Retry(NoBackoff(), 1), socket_timeout=2, decode_responses=True)
         self.start()
 
     def start(self, *options: str) -> None:
@@ -97,7 +104,9 @@ class _Servers:
 
     def __init__(self, binary: str) -> None:
         self.binary = binary
-        self._folder = Path(tempfile.mkdtemp(prefix="mt-"))
+        # In memory where that can be had: a disk that is busy for a second would look like a lost server.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._folder = Path(tempfile.mkdtemp(prefix="mt-", dir=memory))
         self.nodes: list[Node] = []
         self.sentinels: list[Node] = []
 
@@ -109,11 +118,9 @@ class _Servers:
         self.nodes.append(node)
         return node
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
+    def stop(self) -> None:
+        """End all servers, and forget their data."""
+        for node in (*self.sentinels, *self.nodes):
             node.kill()
         shutil.rmtree(self._folder)
 
@@ -127,9 +134,13 @@ class _Servers:
         return [node for node in self.nodes if node.alive and not node.is_primary]
 
     def clear(self) -> None:
-        for node in self.primaries():
+        """Empty all servers; every replica has followed when this returns."""
+        primaries = self.primaries()
+        followers = (len(self.nodes) - len(primaries)) // len(primaries)
+        for node in primaries:
             node.client.flushall()
             node.client.script_flush()
+            until(lambda node=node: node.ask("WAIT", followers, 100) == followers, "the replicas follow")
 
 
 class ClusterOfSix(_Servers):
@@ -137,12 +148,13 @@ class ClusterOfSix(_Servers):
 
     def __init__(self, binary: str) -> None:
         super().__init__(binary)
+        self._moved: set[int] = set()
         ports = free_ports(12)
         for port, bus in zip(ports[:6], ports[6:], strict=True):
             self._start(
                 port,
                 *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
-                *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+                *("--cluster-node-timeout", str(LOST_AFTER_MS)),
                 *("--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration", "no"),
             )
         until(lambda: all(node.client.ping() for node in self.nodes), "all nodes answer")
@@ -161,18 +173,29 @@ class ClusterOfSix(_Servers):
         return f"redis+cluster://{','.join(node.address for node in self.nodes[:3])}"
 
     def heal(self) -> None:
-        """Start what was killed, and wait until three pairs in sync serve all slots."""
+        """Start what was killed, wait until three pairs in sync serve all slots, and bring back those that moved."""
+        self.require_full_coverage("yes")
         for node in self.nodes:
             if not node.alive:
                 node.start()
         until(lambda: all(self._sees_a_whole(node) for node in self.nodes), "every node sees a whole cluster")
+        until(self._agree, "the nodes agree who serves what")
+        for slot in self._moved:
+            source, home = self._serving(slot), self._serving(slot - 1)
+            if source is not home:
+                migration = Migration(self, slot, source, home)
+                migration.begin()
+                migration.finish()
+        self._moved.clear()
 
     def id_of(self, node: Node) -> str:
         return str(node.ask("CLUSTER", "MYID"))
 
     def owner(self, theatre: str) -> Node:
         """The primary that serves a theatre, as it says itself."""
-        slot = slot_of(theatre)
+        return self._serving(slot_of(theatre))
+
+    def _serving(self, slot: int) -> Node:
         return next(node for node in self.primaries() if any(low <= slot <= high for low, high in self._own(node)))
 
     def replica_of(self, primary: Node) -> Node:
@@ -181,11 +204,38 @@ class ClusterOfSix(_Servers):
         return self.at(int(port))
 
     @contextlib.contextmanager
+    def at_odds(self, theatre: str) -> Iterator[None]:
+        """Two primaries each take the other for the one that serves a theatre, which must have no tickets."""
+        slot, owner = slot_of(theatre), self.owner(theatre)
+        [other, *_] = [node for node in self.primaries() if node is not owner]
+        for node, named in ((owner, other), (other, owner)):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(named))
+        try:
+            yield
+        finally:
+            for node in self.primaries():
+                node.ask("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(owner))
+            owner.ask("CLUSTER", "BUMPEPOCH")
+
+    def kill_shard(self, theatre: str) -> None:
+        """Kill the primary that serves a theatre, and its replica first, so that nothing takes over."""
+        primary = self.owner(theatre)
+        self.replica_of(primary).kill()
+        primary.kill()
+
+    def require_full_coverage(self, answer: str) -> None:
+        """Whether a node refuses everything while the slots of others are not served: "yes" by default, or "no"."""
+        for node in self.nodes:
+            if node.alive:
+                node.client.config_set("cluster-require-full-coverage", answer)
+
+    @contextlib.contextmanager
     def migrating(self, theatre: str) -> Iterator["Migration"]:
         """Move a theatre's slot to the next primary, key by key, as `redis-cli --cluster reshard` does."""
         source = self.owner(theatre)
         others = [node for node in self.primaries() if node is not source]
         migration = Migration(self, slot_of(theatre), source, others[0])
+        self._moved.add(migration.slot)
         migration.begin()
         try:
             yield migration
@@ -200,6 +250,14 @@ class ClusterOfSix(_Servers):
     def _known(self, node: Node) -> dict[str, Any]:
         known: dict[str, Any] = node.client.cluster("NODES")
         return {address: one for address, one in known.items() if "handshake" not in one["flags"]}
+
+    def _agree(self) -> bool:
+        """Whether all nodes have the same map of slots, and it is whole."""
+        maps = [
+            sorted((low, high, primary[1]) for low, high, primary, *_ in node.ask("CLUSTER", "SLOTS"))
+            for node in self.nodes
+        ]
+        return all(each == maps[0] for each in maps) and sum(high - low + 1 for low, high, _ in maps[0]) == 16384
 
     def _sees_a_whole(self, node: Node) -> bool:
         known = self._known(node).values()
@@ -231,14 +289,20 @@ class Migration:
         """Carry these keys over."""
         self.source.ask("MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *keys)
 
-    def keys(self, most: int = 1000) -> list[str]:
+    def keys_left(self, most: int = 1000) -> list[str]:
         """Keys of the slot that are still at the source."""
         found: list[str] = self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, most)
         return found
 
+    def trickle(self) -> None:
+        """Carry everything over in small pieces, so that most of it is split for a while."""
+        while keys := self.keys_left(5):
+            self.move(*keys)
+            time.sleep(0.01)
+
     def finish(self) -> None:
         """Carry over what is left, and give the slot to the target."""
-        while keys := self.keys():
+        while keys := self.keys_left():
             self.move(*keys)
         for node in (self.target, self.source, *self._cluster.primaries()):
             node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", self._ids[1])
@@ -271,7 +335,7 @@ class PrimaryOfTwo(_Servers):
         lines = [
             f"sentinel myid {own_id}",
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2",
-            f"sentinel down-after-milliseconds {SERVICE} {NODE_TIMEOUT_MS}",
+            f"sentinel down-after-milliseconds {SERVICE} {LOST_AFTER_MS}",
             f"sentinel failover-timeout {SERVICE} 3000",
             f"sentinel parallel-syncs {SERVICE} 2",
             *known,
@@ -280,19 +344,44 @@ class PrimaryOfTwo(_Servers):
         configuration.write_text("\n".join([*lines, ""]))
         self.sentinels.append(Node(self.binary, folder, port, str(configuration), "--sentinel"))
 
-    def __exit__(self, *_: object) -> None:
-        for sentinel in self.sentinels:
-            sentinel.kill()
-        super().__exit__()
-
     @property
     def url(self) -> str:
         return f"redis+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{SERVICE}"
 
     @property
+    def failovers(self) -> int:
+        """How many there have been: their epoch."""
+        return int(self.sentinels[0].client.sentinel_master(SERVICE)["config-epoch"])
+
+    def owner(self, _theatre: str) -> Node:
+        """The primary, whatever the theatre."""
+        return self.primary
+
+    @property
     def primary(self) -> Node:
         """The primary that the Sentinels name."""
         return self.at(self.sentinels[0].client.sentinel_master(SERVICE)["port"])
+
+    def hand_over(self) -> None:
+        """Have another server made the primary, without a loss: writes rest while it catches up.
+
+        Valkey 9's Sentinels see to that; elsewhere the primary is paused first.
+        """
+        how = ["COORDINATED"] if "valkey" in self.binary else []
+        if not how:
+            self.primary.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+        # They refuse while they are not done with the failover before.
+        until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE, *how), "the Sentinels take the order")
+
+    def lose(self) -> None:
+        """Kill the primary."""
+        self.primary.kill()
+
+    def change(self, how: Callable[[], object]) -> None:
+        """Have the primary changed by `hand_over` or `lose`; return when the Sentinels name another one."""
+        former = self.primary
+        how()
+        until(lambda: self.primary is not former and self.primary.is_primary, "another server is the primary")
 
     def heal(self) -> None:
         """Start what was killed, a former primary as a replica, and wait until all is watched and in sync."""
@@ -303,8 +392,14 @@ class PrimaryOfTwo(_Servers):
         for node in self.nodes:
             if not node.alive:
                 node.start("--replicaof", f"127.0.0.1 {self.primary.port}")
+        until(lambda: all(node.client.ping() for node in self.nodes), "all servers answer")
+        for node in self.nodes:
+            if node is not self.primary and node.is_primary:
+                node.ask("REPLICAOF", "127.0.0.1", self.primary.port)  # Sentinels would, in ten seconds
         until(lambda: all(self._sees_all(sentinel) for sentinel in self.sentinels), "every Sentinel sees all servers")
         until(lambda: all(node.in_sync for node in self.nodes), "the replicas are in sync")
+        for node in self.nodes:
+            node.ask("CLIENT", "UNPAUSE")
 
     def _sees_all(self, sentinel: Node) -> bool:
         master = sentinel.client.sentinel_master(SERVICE)

@@ -93,34 +93,38 @@ def groups(kind: str) -> list[Any]:
     ]
 
 
-@pytest.fixture(scope="session", params=groups("cluster"))
-def shared_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterOfSix]:
-    """A cluster for all tests of this process."""
-    with ClusterOfSix(str(get_binary_path()) if request.param == "valkey" else redis_binary()) as cluster:
-        yield cluster
+@pytest.fixture(scope="session")
+def deployments() -> Iterator[dict[tuple[type, str], Any]]:
+    """The clusters started so far in this session, by their class and the server they run."""
+
+    class Deployments(dict[tuple[type, str], Any]):
+        def __missing__(self, wanted: tuple[type, str]) -> Any:
+            kind, server = wanted
+            self[wanted] = kind(str(get_binary_path()) if server == "valkey" else redis_binary())
+            return self[wanted]
+
+    running = Deployments()
+    yield running
+    for deployment in running.values():
+        deployment.stop()
 
 
-@pytest.fixture
-def cluster(shared_cluster: ClusterOfSix) -> Iterator[ClusterOfSix]:
+@pytest.fixture(params=groups("cluster"))
+def cluster(request: pytest.FixtureRequest, deployments: dict[tuple[type, str], Any]) -> Iterator[ClusterOfSix]:
     """A whole, empty cluster; it is whole again after the test, whatever that broke."""
-    shared_cluster.clear()
-    yield shared_cluster
-    shared_cluster.heal()
+    cluster: ClusterOfSix = deployments[ClusterOfSix, request.param]
+    cluster.clear()
+    yield cluster
+    cluster.heal()
 
 
-@pytest.fixture(scope="session", params=groups("Sentinels"))
-def shared_sentinels(request: pytest.FixtureRequest) -> Iterator[PrimaryOfTwo]:
-    """A primary, two replicas and three Sentinels for all tests of this process."""
-    with PrimaryOfTwo(str(get_binary_path()) if request.param == "valkey" else redis_binary()) as sentinels:
-        yield sentinels
-
-
-@pytest.fixture
-def sentinels(shared_sentinels: PrimaryOfTwo) -> Iterator[PrimaryOfTwo]:
-    """The same, whole and empty, and whole again after the test."""
-    shared_sentinels.clear()
-    yield shared_sentinels
-    shared_sentinels.heal()
+@pytest.fixture(params=groups("Sentinels"))
+def sentinels(request: pytest.FixtureRequest, deployments: dict[tuple[type, str], Any]) -> Iterator[PrimaryOfTwo]:
+    """A primary, two replicas and three Sentinels, whole and empty; whole again after the test."""
+    sentinels: PrimaryOfTwo = deployments[PrimaryOfTwo, request.param]
+    sentinels.clear()
+    yield sentinels
+    sentinels.heal()
 
 
 @pytest.fixture

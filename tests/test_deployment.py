@@ -63,7 +63,7 @@ def test_says_once_what_all_nodes_are_warned_of(cluster: ClusterOfSix) -> None:
 
 def test_refuses_a_cluster_that_does_not_serve_all_slots(cluster: ClusterOfSix) -> None:
     slot = slot_of("nobody")
-    for node in cluster.primaries():
+    for node in cluster.nodes:
         node.ask("CLUSTER", "DELSLOTS", slot)
     try:
         assert refusal(cluster.url) == "the cluster serves only 16383 of 16384 slots: give the others to a node"
