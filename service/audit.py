@@ -41,6 +41,8 @@ NEVER, GONE = -1, -2  # what PEXPIRETIME says of a key that stays, and of one th
 # A ticket's life is a setting in whole seconds, up to a year. It may have been another when the ticket was booked.
 LIFE_STEP_MS = 1000
 LIFE_MAX_MS = 365 * 24 * 3_600_000
+# A cluster that moves a slot key by key sends the time that each key has left; the way there is added to it.
+DRIFT_MS = 400
 
 _KEY = re.compile(
     r"\{(?P<theatre>[a-z0-9-]+)\}:"
@@ -169,6 +171,7 @@ class _Reader:
         self._client = client
         self._programme = programme
         self._seen = seen
+        self._drift_ms = DRIFT_MS if client.info("cluster").get("cluster_enabled") else 0
         self.pages: set[tuple[str, str]] = set()  # theatre and label
         self.tickets = 0
         self.found: dict[Disagreement, None] = {}  # each once, in the order in which they were found
@@ -237,11 +240,11 @@ class _Reader:
 
         replies = self._ask(ask)
         for which, listed in zip(pages, ids, strict=True):
-            page = _page(which, listed, replies)
+            page = _page(which, listed, replies, self._drift_ms)
             if isinstance(page, _Page) and self._wrong_with(page):
                 # Perhaps only because others booked between two replies: once more, all of it at one moment.
                 again = self._ask(functools.partial(_ask_page, page=which, ids=page.ids), atomic=True)
-                page = _page(which, page.ids, again)
+                page = _page(which, page.ids, again, self._drift_ms)
             if isinstance(page, Disagreement):
                 self._note(page)
             else:
@@ -277,7 +280,7 @@ class _Reader:
             pipe.time()
 
         replies = self._ask(ask)
-        stored = [(which, _ticket(*which, replies)) for which in tickets]
+        stored = [(which, _ticket(*which, replies, self._drift_ms)) for which in tickets]
         now_ms = _milliseconds(next(replies))
         named = [(which, _ids_key(which[0], ticket)) for which, ticket in stored if _is_whole(ticket)]
         scores = self._ask(lambda pipe: [pipe.zscore(ids_key, which[1]) for which, ids_key in named])
@@ -294,7 +297,7 @@ class _Reader:
                 return
             ids_key = _ids_key(which[0], ticket)
             replies = self._ask(functools.partial(_ask_ticket_and_place, which=which, ids_key=ids_key), atomic=True)
-            again = _ticket(*which, replies)
+            again = _ticket(*which, replies, self._drift_ms)
             is_listed, now_ms = isinstance(next(replies), float), _milliseconds(next(replies))
             if isinstance(again, _Ticket) and again.showtime == ticket.showtime:
                 if not (again.is_gone or is_listed):
@@ -335,11 +338,11 @@ def _ask_page(pipe: Pipeline, page: tuple[str, str], ids: Iterable[str]) -> None
     pipe.time()
 
 
-def _page(page: tuple[str, str], ids: Iterable[str], replies: Iterator[Any]) -> _Page | Disagreement:
+def _page(page: tuple[str, str], ids: Iterable[str], replies: Iterator[Any], drift_ms: int) -> _Page | Disagreement:
     theatre, label = page
     key, ids_key = showtime_keys(theatre, label)
     counters, expires_ms, ids_expire_ms, listed = islice(replies, 4)
-    stored = [_ticket(theatre, ticket_id, replies) for ticket_id in ids]
+    stored = [_ticket(theatre, ticket_id, replies, drift_ms) for ticket_id in ids]
     now_ms = _milliseconds(next(replies))
     for where, reply in ((key, counters), (ids_key, listed)):
         if isinstance(reply, redis.ResponseError):
@@ -348,7 +351,8 @@ def _page(page: tuple[str, str], ids: Iterable[str], replies: Iterator[Any]) -> 
     tickets = {ticket.ticket_id: ticket for ticket in stored if isinstance(ticket, _Ticket)}
     booked, version, forgotten, zone = counters
     counted = (booked, version, forgotten, zone)
-    return _Page(key, theatre, label, *counted, expires_ms, ids_expire_ms, versions, tickets, now_ms)
+    expiries = _set_to(expires_ms, drift_ms), _set_to(ids_expire_ms, drift_ms)
+    return _Page(key, theatre, label, *counted, *expiries, versions, tickets, now_ms)
 
 
 def _ask_ticket(pipe: Pipeline, theatre: str, ticket_id: str) -> None:
@@ -364,12 +368,19 @@ def _ask_ticket_and_place(pipe: Pipeline, which: tuple[str, str], ids_key: str) 
     pipe.time()
 
 
-def _ticket(theatre: str, ticket_id: str, replies: Iterator[Any]) -> _Ticket | Disagreement:
+def _ticket(theatre: str, ticket_id: str, replies: Iterator[Any], drift_ms: int) -> _Ticket | Disagreement:
     fields, facts, expires_ms = islice(replies, 3)
     if isinstance(fields, redis.ResponseError) or isinstance(facts, redis.ResponseError):
         return Disagreement(_shown(ticket_key(theatre, ticket_id)), f"cannot be read: {fields}")
     showtime, booked_at = facts
+    expires_ms = _set_to(expires_ms, drift_ms)
     return _Ticket(ticket_id, frozenset(fields), showtime and _text(showtime), booked_at, expires_ms)
+
+
+def _set_to(expires_ms: int, drift_ms: int) -> int:
+    """What a key's expiry was set to, a whole second, where it has drifted by no more than this."""
+    nearest_ms = round(expires_ms / LIFE_STEP_MS) * LIFE_STEP_MS
+    return nearest_ms if abs(expires_ms - nearest_ms) <= drift_ms and expires_ms > 0 else expires_ms
 
 
 def _ids_key(theatre: str, ticket: _Ticket) -> str:
