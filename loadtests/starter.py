@@ -5,6 +5,7 @@ with started(folder, MATINEE_WORKERS="1") as service:
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def running(command: list[str], log: Path, environment: Mapping[str, str]) -> It
 
     It gets a session of its own: Ctrl-C reaches us alone, and we stop it when we are done with it.
     """
-    with log.open("wb") as output:
+    with log.open("wb") as output, _interruptions_noted() as came:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -90,6 +91,8 @@ def running(command: list[str], log: Path, environment: Mapping[str, str]) -> It
             start_new_session=True,
         )
     try:
+        if came:
+            raise KeyboardInterrupt
         yield process
     finally:
         process.terminate()
@@ -98,6 +101,20 @@ def running(command: list[str], log: Path, environment: Mapping[str, str]) -> It
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def _interruptions_noted() -> Iterator[list[int]]:
+    """Only note SIGINT and SIGTERM: raised between a fork and the moment we hold the child, they would leave it behind."""
+    came: list[int] = []
+    kept = {
+        each: signal.signal(each, lambda number, _: came.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def tail(log: Path) -> str:
