@@ -105,7 +105,7 @@ def running(command: list[str], log: Path, environment: Mapping[str, str]) -> It
 
 @contextmanager
 def _interruptions_noted() -> Iterator[list[int]]:
-    """Only note SIGINT and SIGTERM: raised between a fork and the moment we hold the child, they would leave it behind."""
+    """Only note SIGINT and SIGTERM: between a fork and the moment we hold the child, they would leave it behind."""
     came: list[int] = []
     kept = {
         each: signal.signal(each, lambda number, _: came.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
