@@ -181,18 +181,22 @@ class Stage:
         self._found([str(disagreement) for disagreement in books.disagreements])
 
     async def _expect_freed_seat_bookable(self, service: Service, capacity: int) -> None:
-        """Fill a showtime, give one seat back, and book it again; where no showtime is small enough, nothing."""
+        """Fill a showtime, give one seat back, and book it again; where no showtime is small enough, nothing.
+
+        A web process may still be on its way back to Redis: what is `unavailable` is asked again.
+        """
         person = self.person(service)
         for label in self.dice.sample(self.labels, len(self.labels)) if capacity <= CAPACITY else ():
-            bookings = [await person.book(label)]
+            bookings = [await person.book(label, with_key=True)]
             while bookings[-1].outcome == "done":
-                bookings.append(await person.book(label))
+                bookings.append(await person.book(label, with_key=True))
             if bookings[-1].code == "showtime_not_found":
                 return  # another programme
             self.expect(bookings[-1].code == "sold_out", f"{label} should be full: {bookings[-1].code}")
             if len(bookings) > 1:
-                await person.cancel(bookings[0])
-                again = await person.book(label)
+                while (await person.cancel(bookings[0])).code == "unavailable":
+                    pass
+                again = await person.book(label, with_key=True)
                 self.expect(again.outcome == "done", f"a freed seat at {label} is not bookable: {again.code}")
                 return
 
