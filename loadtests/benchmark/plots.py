@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pygal
+from pygal.etree import etree
 from pygal.style import Style
 
 from loadtests.benchmark.figures import Part, Round, Run
@@ -34,7 +35,7 @@ def draw(run: Run, folder: Path) -> None:
         chart.x_labels = list(part)
         chart.add("web process", [_median(rounds, lambda one: one.web_us) for rounds in part.values()])
         chart.add("store", [_median(rounds, lambda one: one.store_us) for rounds in part.values()])
-        chart.render_to_file(str(folder / "sides.svg"))
+        _write(chart, folder / "sides.svg")
     if part := run.parts.get("connections"):
         _lines("Accepted bookings per second, by connections", part, lambda one: one.rate, folder / "connections.svg")
     if part := run.parts.get("live-tickets"):
@@ -48,7 +49,17 @@ def _lines(title: str, part: Part, measure: Callable[[Round], float], file: Path
     chart.x_labels = list(part)
     for name, of in (("median", statistics.median), ("most", max), ("least", min)):
         chart.add(name, [round(of(values), 1) for values in _values(part, measure)])
-    chart.render_to_file(str(file))
+    _write(chart, file)
+
+
+def _write(chart: pygal.graph.graph.Graph, file: Path) -> None:
+    """Write it without the settings that pygal leaves in a script for its own viewer."""
+    tree = chart.render_tree()
+    for element in list(tree.iter()):
+        for child in list(element):
+            if str(child.tag).rpartition("}")[2] == "script":
+                element.remove(child)
+    file.write_bytes(etree.tostring(tree, encoding="utf-8"))
 
 
 def _values(part: Part, measure: Callable[[Round], float]) -> list[list[float]]:
