@@ -281,7 +281,7 @@ class _Reader:
 
         replies = self._ask(ask)
         stored = [(which, _ticket(*which, replies, self._drift_ms)) for which in tickets]
-        now_ms = _milliseconds(next(replies))
+        now_ms = self._latest_now_ms(next(replies))
         named = [(which, _ids_key(which[0], ticket)) for which, ticket in stored if _is_whole(ticket)]
         scores = self._ask(lambda pipe: [pipe.zscore(ids_key, which[1]) for which, ids_key in named])
         listed = {which for (which, _), score in zip(named, scores, strict=True) if isinstance(score, float)}
@@ -298,13 +298,17 @@ class _Reader:
             ids_key = _ids_key(which[0], ticket)
             replies = self._ask(functools.partial(_ask_ticket_and_place, which=which, ids_key=ids_key), atomic=True)
             again = _ticket(*which, replies, self._drift_ms)
-            is_listed, now_ms = isinstance(next(replies), float), _milliseconds(next(replies))
+            is_listed, now_ms = isinstance(next(replies), float), self._latest_now_ms(next(replies))
             if isinstance(again, _Ticket) and again.showtime == ticket.showtime:
                 if not (again.is_gone or is_listed):
                     label = spread(again.showtime) if again.showtime else ""
                     self._note(*_wrong_alone(*which, again, self._showtime(which[0], label), now_ms))
                 return
             ticket = again  # moved, cancelled or expired meanwhile
+
+    def _latest_now_ms(self, reply: Any) -> int:
+        """The moment to count lives from that begin when something is done: as late as a drift makes them end."""
+        return _milliseconds(reply) + self._drift_ms
 
     # Idempotency records.
 
@@ -318,7 +322,7 @@ class _Reader:
             pipe.time()
 
         replies = list(self._ask(ask))
-        now_ms = _milliseconds(replies.pop())
+        now_ms = self._latest_now_ms(replies.pop())
         for number, (theatre, digest) in enumerate(records):
             stored, expires_ms = replies[2 * number : 2 * number + 2]
             self._note(*_wrong_record(theatre, digest, stored, expires_ms, now_ms))
@@ -373,7 +377,8 @@ def _ticket(theatre: str, ticket_id: str, replies: Iterator[Any], drift_ms: int)
     if isinstance(fields, redis.ResponseError) or isinstance(facts, redis.ResponseError):
         return Disagreement(_shown(ticket_key(theatre, ticket_id)), f"cannot be read: {fields}")
     showtime, booked_at = facts
-    expires_ms = _set_to(expires_ms, drift_ms)
+    if showtime is not None:  # a tombstone's life begins at any millisecond
+        expires_ms = _set_to(expires_ms, drift_ms)
     return _Ticket(ticket_id, frozenset(fields), showtime and _text(showtime), booked_at, expires_ms)
 
 
