@@ -6,6 +6,9 @@ PYTHON := $(VENV)/bin/python
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
 INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 
+# Two a core: half of a test's time is waiting, for servers, browsers and expiries.
+TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+
 # The options of a load test or a benchmark are given as variables: make load USERS=2000 SECONDS=30
 option = $(if $($(1)),--$(2) '$($(1))')
 
@@ -19,7 +22,7 @@ run: $(VENV)/.run ## start the service on http://127.0.0.1:5000; Ctrl-C stops it
 	@exec $(PYTHON) -m service serve
 
 test: $(VENV)/.dev ## run the tests with coverage; ARGS='-k book' passes options to pytest
-	@$(PYTHON) -m pytest -n auto --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types, layers, Lua
 	@$(PYTHON) -m ruff check .
