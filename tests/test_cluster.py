@@ -184,8 +184,8 @@ async def test_a_node_that_serves_nothing_any_more_is_left(
         await until(lambda: house.pipeline.commands > 1)
         former = cluster.owner(LEFT.id)
         assert is_used(former)
-        cluster.replica_of(former).ask("CLUSTER", "FAILOVER")
         written = house.pipeline.commands
+        await asyncio.to_thread(cluster.hand_over, LEFT.id)
         await until(lambda: not is_used(former))
         assert house.pipeline.commands >= written, "what is counted only grows"
         await house.book(house.showtime())
@@ -230,9 +230,7 @@ async def test_a_primary_that_hands_over_loses_nothing(cluster: ClusterOfSix, ca
     async with Rush(cluster, careful.pipeline, THEATRES, seed=2) as rush:
         for theatre in THEATRES:
             await rush.answers(200)
-            replica = cluster.replica_of(cluster.owner(theatre.id))
-            replica.ask("CLUSTER", "FAILOVER")
-            await until(lambda replica=replica: replica.is_primary)
+            await asyncio.to_thread(cluster.hand_over, theatre.id)
         await rush.recovers()
     assert rush.found() == []
 

@@ -82,13 +82,15 @@ async def out_of_memory(stage: Stage) -> None:
             async with stage.crowd(service) as crowd:
                 await crowd.answers(stage.times(2000))
             person = stage.person(service)
-            held = [await person.book(label) for label in stage.labels[:3]]
+            held = [await person.book(label) for label in stage.labels[:6]]
             held = [booking for booking in held if booking.outcome == "done"]
             valkey.client.config_set("maxmemory", 1)
             refused = [await person.book(label) for label in stage.labels]
+            # Where the crowd has filled a showtime, "sold out" is the truth, and the history is checked for that.
+            codes = {call.code or call.outcome for call in refused}
             stage.expect(
-                all(call.code == "unavailable" for call in refused),
-                f"bookings without memory were answered {sorted({call.code or call.outcome for call in refused})}",
+                "unavailable" in codes <= {"unavailable", "sold_out"},
+                f"bookings without memory were answered {sorted(codes)}",
             )
             moved = await person.move(held[0], stage.labels[-1])
             cancelled = [
