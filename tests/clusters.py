@@ -159,9 +159,15 @@ class ClusterOfSix(_Servers):
             )
         until(lambda: all(node.client.ping() for node in self.nodes), "all nodes answer")
         first, *others = self.nodes
-        for node, bus in zip(others, ports[7:], strict=True):
-            first.ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
-        until(lambda: all(len(self._known(node)) == 6 for node in self.nodes), "all nodes know each other")
+
+        def have_met() -> bool:
+            if all(len(self._known(node)) == 6 for node in self.nodes):
+                return True
+            for node, bus in zip(others, ports[7:], strict=True):  # again and again: a slow handshake is given up
+                first.ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+            return False
+
+        until(have_met, "all nodes know each other")
         ranges = ((0, 5460), (5461, 10922), (10923, 16383))
         for (low, high), primary, replica in zip(ranges, self.nodes[:3], self.nodes[3:], strict=True):
             primary.ask("CLUSTER", "ADDSLOTSRANGE", low, high)
