@@ -13,7 +13,7 @@ TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-path bench-durability pictures clean
+.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-path bench-durability bench-release pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,9 @@ bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails 
 
 bench-live: $(VENV)/.dev ## measure live seats: from booking to event, and what listeners cost; LISTENERS=, ROUNDS=
 	@$(PYTHON) -m loadtests.live $(call option,LISTENERS,listeners) $(call option,ROUNDS,rounds)
+
+bench-release: $(VENV)/.dev ## replace the running service each way there is, and count failed requests; ROUNDS=, WAY=, OTHER=
+	@$(PYTHON) -m loadtests.release $(call option,REQUESTS,requests) $(call option,ROUNDS,rounds) $(call option,WAY,way) $(call option,OTHER,other)
 
 pictures: $(VENV)/.dev ## take the documents' pictures of the pages anew; needs chromium
 	@$(PYTHON) -m pytest -q -n 0 tests/browser/pictures.py

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,19 +76,22 @@ def _wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: P
 
 
 @contextmanager
-def running(command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process for as long as the block lasts; SIGTERM at the end, SIGKILL where that is not enough.
+def running(
+    command: list[str], log: Path, environment: Mapping[str, str], *, folder: Path = ROOT, pass_fds: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in `folder` for as long as the block lasts; SIGTERM at the end, SIGKILL where that is not enough.
 
     It gets a session of its own: Ctrl-C reaches us alone, and we stop it when we are done with it.
     """
     with log.open("wb") as output, _interruptions_noted() as came:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     try:
         if came:

@@ -21,6 +21,10 @@ from service.security import Gate
 from service.settings import Settings
 from service.store import Store
 
+# Read by the master, as all code is: a web process that starts later, after the files were replaced by those of another
+# version, has the pages that its code was written for.
+PAGES = Pages()
+
 
 def create_app(settings: Settings, programme: Programme, pool: ConnectionPool | RedisCluster) -> web.Application:
     """The service on the Redis of `pool`, whose connections must not repeat commands on their own.
@@ -34,7 +38,6 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool | 
     box_office = BoxOffice(store, programme)
     live = Live(box_office)
     metrics.listeners = lambda: live.listeners
-    pages = Pages()
     desk = Desk(
         box_office=box_office,
         programme=programme,
@@ -43,8 +46,8 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool | 
         metrics=metrics,
         live=live,
         openapi=openapi.document(),
-        pages=pages,
-        fronts=Fronts(box_office, programme, pages),
+        pages=PAGES,
+        fronts=Fronts(box_office, programme, PAGES),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
     add_routes(app, desk)

@@ -3,21 +3,13 @@
 aiohttp alone closes idle connections without a warning, and drops what a client has sent by then: measured as
 20 to 39 lost requests with 40 busy clients. So a process that is told to end goes on accepting for a moment,
 says `Connection: close` in each answer, so that every client knows that the connection is over, and only then
-closes what is idle. (A request that crosses the closing of an idle connection is lost in HTTP/1.1.)
-
-When all processes end, the socket closes with them, and the kernel resets the connections that still wait in
-its queue. So the master first has the kernel ignore new attempts, and what waits is taken over meanwhile.
+closes what is idle. (A request that crosses the closing of an idle connection is lost in HTTP/1.1.) What becomes
+of the listening socket is told in `listening`.
 """
 
 import asyncio
-import contextlib
-import ctypes
-import socket
-import struct
-import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
 from redis.asyncio import ConnectionPool, RedisCluster
@@ -97,31 +89,3 @@ def _make_answers_the_last(server: web.Server, last_answer: Handler) -> None:
         request = connection._current_request
         if request is not None:
             request._message = request._message._replace(should_close=True)
-
-
-def drop_connection_attempts(listener: Any) -> None:
-    """Have the kernel ignore new connection attempts to a listening socket (Linux); what waits there stays.
-
-    An ignored client tries again after a second, and meets a closed port or the next run of the service.
-    A classic BPF program on the socket sees TCP segments from their header on: byte 13 holds the flags.
-    https://www.kernel.org/doc/html/latest/networking/filter.html
-    """
-    if sys.platform != "linux":
-        return
-    so_attach_filter = 26
-    program = b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in (
-            (0x30, 0, 0, 13),  # load the byte of flags
-            (0x45, 0, 1, 0x02),  # SYN?
-            (0x06, 0, 0, 0),  # then drop the segment
-            (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
-        )
-    )
-    memory = ctypes.create_string_buffer(program, len(program))
-    with contextlib.suppress(OSError):  # a sandbox may forbid it; then a connection may be reset, as without it
-        listener.setsockopt(
-            socket.SOL_SOCKET,
-            so_attach_filter,
-            struct.pack("HP", len(program) // 8, ctypes.addressof(memory)),
-        )

@@ -23,6 +23,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".woff2": "font/woff2",
 }
+_ADDRESSED = re.compile(r"([a-z0-9-]+)\.[0-9a-f]{12}(\.[a-z0-9]+)")
 _URL = re.compile(r"url\(([a-z0-9.-]+)\)")
 
 
@@ -71,6 +72,11 @@ class Pages:
     def address(self, name: str) -> str:
         """Where the file of that name is now."""
         return ASSETS + self._names[name]
+
+    def counterpart(self, file: str) -> Asset | None:
+        """This version's own file in the place of one that a page of another version asks for; None for any other."""
+        match = _ADDRESSED.fullmatch(file)
+        return self.assets.get(self._names.get("".join(match.groups()), "")) if match else None
 
     def _keep(self, path: Path) -> None:
         body = path.read_bytes()

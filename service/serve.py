@@ -6,11 +6,11 @@ does so at once the first time, and ever more slowly while the new one dies youn
 
 SIGTERM or Ctrl-C drains the web processes (see `draining`), then stops Valkey; a second Ctrl-C hurries.
 SIGHUP reads the programme's file anew and puts new web processes in the place of the old without refusing or losing a
-request.
+request. They are forked from the master, and so have the code that it has loaded: another version takes over by a start
+of its own, on the socket or the port of this one (see `listening`).
 """
 
 import contextlib
-import errno
 import gc
 import importlib.util
 import logging
@@ -37,11 +37,13 @@ from redis.backoff import ExponentialBackoff
 
 from service import __version__, metrics
 from service.deployment import Deployment, inspect
-from service.draining import DrainingRunner, drop_connection_attempts
+from service.draining import DrainingRunner
 from service.embedded import EmbeddedServer, EmbeddedServerError
+from service.listening import BACKLOG, ListenError, handed_over, ignore_connection_attempts, listen, take_part
 from service.pools import pool_for
 from service.preflight import PreflightError
 from service.programme import Programme, ProgrammeError, programme_from
+from service.readiness import Supervisor
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,6 @@ log = logging.getLogger(__name__)
 CreateApp = Callable[[Settings, Programme, ConnectionPool | RedisCluster], web.Application]
 
 GRACE_S = 30  # for requests that run when the end is asked for
-BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
-PORT_WAIT_S = 3.0  # the web processes of a killed master leave within about two seconds
 YOUNG_S = 10.0  # a process that ends younger than this is not started again at once
 SLOWEST_RESTART_S = 30.0
 STEPS = 16  # of the back-off; redis-py computes 2 to their power, and cannot beyond 1023
@@ -62,11 +62,11 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class ServeError(Exception):
-    """The service cannot start; the message is one line that says why and what to change."""
+    """The web processes cannot start; the message is one line that says why."""
 
 
 # Each of these stops the start with its one line.
-CANNOT_START = (EmbeddedServerError, PreflightError, ProgrammeError, ServeError)
+CANNOT_START = (EmbeddedServerError, ListenError, PreflightError, ProgrammeError, ServeError)
 
 
 def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> NoReturn:
@@ -77,6 +77,8 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # until the master has its own handlers
         signal.signal(number, _leave)
+    supervisor = Supervisor()
+    given = handed_over(settings)
     _allow_many_connections()
     embedded = None if settings.redis_url else EmbeddedServer.start(settings.data_dir, settings.durability)
     try:
@@ -84,47 +86,16 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
         assert url is not None  # noqa: S101  one of the two is there
         where = f"embedded, data in {embedded.data_dir}" if embedded else ""
         store = inspect(url, settings.wait_replicas, where=where)
-        listener = listen(settings.host, settings.port)
+        listener = given or listen(settings.host, settings.port, shares=settings.share_port)
         _announce(settings, programme, listener, store)
         _keep_shared()
         with metrics.shared_folder():
-            Master(Web(settings, programme, create_app, url, listener), embedded).run()
+            app = Web(settings, programme, create_app, url, listener)
+            Master(app, embedded, supervisor, owns_socket=given is None, shares_port=settings.share_port).run()
     finally:
         if embedded:
             embedded.stop()
     raise SystemExit(0)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the address; port 0 takes a free one.
-
-    Raises ServeError when the port is taken, after waiting a little for an earlier run's last processes.
-    """
-    try:
-        # The lowest family is IPv4: `localhost` means 127.0.0.1.
-        family, kind, protocol, _, address = min(
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        )
-    except OSError as error:
-        raise ServeError(f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}") from error
-    deadline = time.monotonic() + PORT_WAIT_S
-    while True:
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE:
-                raise ServeError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
-            if time.monotonic() > deadline:
-                raise ServeError(
-                    f"port {port} on {host} is in use by another program: end that one, or set MATINEE_PORT"
-                ) from error
-            time.sleep(0.05)
-        else:
-            return listener
 
 
 class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -201,15 +172,27 @@ class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's master, which also looks after the embedded server and is patient with what keeps dying."""
 
-    def __init__(self, app: Web, embedded: EmbeddedServer | None) -> None:
+    def __init__(
+        self,
+        app: Web,
+        embedded: EmbeddedServer | None,
+        supervisor: Supervisor,
+        *,
+        owns_socket: bool,
+        shares_port: bool,
+    ) -> None:
         super().__init__(app)
         self._embedded = embedded
+        self._supervisor = supervisor
+        self._owns_socket = owns_socket
+        self._shares_port = shares_port
         self._embedded_since = time.monotonic()
         self._embedded_is_down = False
         self._embedded_patience = Patience()
         self._next_rewrite_check = time.monotonic() + REWRITE_CHECK_S
         self._worker_patience = Patience()
-        self._has_served = False
+        self._begun = 0
+        self._is_ready = False
 
     def manage_workers(self) -> None:
         """Called about once a second, and at once when a child ends."""
@@ -264,8 +247,9 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
     def stop(self, graceful: bool = True) -> None:
         """Drain the web processes and wait for them."""
-        for listener in self.LISTENERS:
-            drop_connection_attempts(listener)
+        self._supervisor.tell("STOPPING=1")
+        for listener in self.LISTENERS if self._owns_socket else ():
+            ignore_connection_attempts(listener)
         super().stop(graceful)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> NoReturn:
@@ -283,11 +267,17 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             return
         for line in reports.splitlines():
             if not line:
-                self._has_served = True
-            elif self._has_served:
+                self._begun += 1
+            elif self._begun:
                 log.error("%s; trying again", line)
             else:
                 raise HaltServer(line, 1)
+        if self._begun >= self.cfg.workers and not self._is_ready:
+            self._is_ready = True
+            for listener in self.LISTENERS if self._shares_port else ():
+                take_part(listener)
+            log.info("ready")
+            self._supervisor.tell("READY=1")
 
     def _tend(self, embedded: EmbeddedServer) -> None:
         """Start Valkey again if it ended; now and then have its append-only file rewritten if that is due."""

@@ -6,6 +6,7 @@ import ipaddress
 import itertools
 import os
 import re
+import sys
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     Without a `programme` there is one theatre of `timings` (`HH:MM`, sorted), `capacity` and `timezone`.
     `ticket_life_ms` is how long after its showtime a ticket is kept. The embedded server flushes to disk before every
-    answer (`always`) or once a second: its `durability`. A change is answered once `wait_replicas` have it.
+    answer (`always`) or once a second: its `durability`. A change is answered once `wait_replicas` have it. With
+    `share_port` another start of the service may listen beside this one.
     """
 
     host: str
@@ -60,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
     ticket_life_ms: int
     durability: Durability
     wait_replicas: int
+    share_port: bool
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -230,6 +233,14 @@ def _durability(text: str) -> str:
     return text
 
 
+def _share_port(text: str) -> bool:
+    if text not in {"on", "off"}:
+        raise ValueError("must be on or off")
+    if text == "on" and sys.platform != "linux":
+        raise ValueError("must be off on this system: only Linux spreads connections over those that share a port")
+    return text == "on"
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "host",
@@ -312,6 +323,13 @@ VARIABLES: tuple[Variable, ...] = (
         f"replicas of MATINEE_REDIS_URL that have a change before it is answered, 0 to {_REPLICAS_MAX}",
         _whole_number(0, _REPLICAS_MAX),
     ),
+    Variable(
+        "share_port",
+        "MATINEE_SHARE_PORT",
+        "off",
+        "on: another start of the service may listen on the port beside this one, to take over from it (Linux)",
+        _share_port,
+    ),
 )
 
 _NAMES = tuple(variable.name for variable in VARIABLES)
@@ -332,6 +350,11 @@ def _contradictions(given: Mapping[str, str], values: Mapping[str, Any]) -> Iter
         yield "MATINEE_DURABILITY must be unset where MATINEE_REDIS_URL is: that server's appendfsync says it"
     if values.get("wait_replicas") and not given.get("MATINEE_REDIS_URL"):
         yield "MATINEE_WAIT_REPLICAS must be 0 while MATINEE_REDIS_URL is unset: the embedded server has no replicas"
+    if values.get("share_port") and not given.get("MATINEE_REDIS_URL"):
+        yield (
+            "MATINEE_SHARE_PORT must be off while MATINEE_REDIS_URL is unset: the embedded server belongs to one start"
+            " of the service"
+        )
     if "host" in values and values.get("staff_token", "bad") is None and not is_loopback(values["host"]):
         yield (
             f"MATINEE_HOST is {_quoted(values['host'])}, but must be a loopback address (127.0.0.1, ::1 or"

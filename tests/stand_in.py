@@ -85,6 +85,7 @@ def main() -> None:
         staff_token=None,
         durability="everysec",
         wait_replicas=0,
+        share_port=given["share_port"],
         ticket_life_ms=1000,
     )
     theatre = Theatre("main", "Main", settings.timezone, settings.capacity, settings.timings)

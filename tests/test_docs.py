@@ -9,9 +9,9 @@ from service.problems import PROBLEMS
 from service.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "lua/README.md"]
+DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "lua/README.md", "deploy/README.md")]
 DOCS += sorted((ROOT / "docs").rglob("*.md"))
-FOLDERS = ("service", "lua", "tests", "loadtests", "docs")
+FOLDERS = ("service", "lua", "tests", "loadtests", "docs", "deploy")
 
 each_document = pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 

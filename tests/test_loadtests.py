@@ -143,6 +143,25 @@ def test_a_small_load_leaves_books_that_agree(tmp_path: Path) -> None:
         assert "book: accepted" in (tmp_path / f"{scenario}.html").read_text()
 
 
+def test_a_small_release_fails_no_request() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "loadtests.release",
+        "--requests",
+        "600",
+        "--rounds",
+        "1",
+        "--way",
+        "shared-socket",
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    row = re.search(r"^second start, socket handed over +1 +\S+ +([\d,]+) +0 .* 0 disagreements$", result.stdout, re.M)
+    assert row, result.stdout
+    assert int(row[1].replace(",", "")) >= 600
+
+
 class RunningLoad:
     """A rush in the background, whose temporary folder is known to the test."""
 

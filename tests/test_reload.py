@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.release import other_version
 from tests.chaos.client import Answer, Client
-from tests.chaos.service import Service, until
+from tests.chaos.service import ROOT, Service, until
 
 BEFORE = """
 [[theatre]]
@@ -39,11 +40,11 @@ PERSON = {"name": "Asha Rao", "phone": "+919812345678"}
 class Chain:
     """A service with a programme that can be changed, and a client of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tree: Path = ROOT) -> None:
         self.file = folder / "programme.toml"
         self.file.write_text(BEFORE)
         environment = {"MATINEE_PROGRAMME": str(self.file), "MATINEE_TIMINGS": ""}
-        self.service = Service(folder, workers=2, redis_url=None, environment=environment)
+        self.service = Service(folder, workers=2, redis_url=None, environment=environment, tree=tree)
 
     async def ask(self, method: str, path: str, fields: dict[str, str] | None = None) -> Answer:
         client = Client(self.service.port)
@@ -141,3 +142,24 @@ async def test_a_bad_file_changes_nothing_and_is_told_in_one_line(chain: Chain) 
     assert await chain.theatres() == ["main", "odeon"]
     await chain.reload(AFTER)
     assert await chain.theatres() == ["lyric", "main"], "the next one is read again"
+
+
+async def test_new_files_of_another_version_are_not_mixed_with_the_code_that_runs(tmp_path: Path) -> None:
+    """An upgrade in the place of the running code: web processes that start afterwards are as those before."""
+    tree = other_version(tmp_path / "tree")
+    chain = Chain(tmp_path, tree)
+    await chain.service.start()
+    try:
+        sold = (await chain.book("main", "18:00")).json
+        path = f"/tickets/{sold['ticket_id']}"
+        before = await chain.ask("GET", path)
+        for file in [*(tree / "service" / "pages").glob("*.html"), *(tree / "service" / "lua").glob("*.lua")]:
+            file.write_text("Another version, which the code that runs cannot use: {{ nothing }}")
+        for file in (tree / "service").rglob("*.py"):
+            file.write_text("raise RuntimeError('another version')")
+        await chain.reload(BEFORE)
+        after = await chain.ask("GET", path)
+        assert (after.status, after.body) == (before.status, before.body)
+        assert (await chain.book("main", "18:00")).status == 201
+    finally:
+        await asyncio.to_thread(chain.service.stop)

@@ -22,10 +22,11 @@ from aiohttp import web
 from redis.asyncio import ConnectionPool
 from stand_in import BROKEN, EARLY
 
+from loadtests.release import HAND_OVER
 from service import serve
-from service.draining import DrainingRunner, drop_connection_attempts
+from service.draining import DrainingRunner
 from service.embedded import holder_of
-from service.serve import Patience, ServeError, listen
+from service.serve import Patience
 
 WAIT_S = 25  # a bound for a hanging test, far beyond what a slow machine takes
 
@@ -56,11 +57,14 @@ class Service:
         self.lines_file = folder / "lines"
         self.settings = {
             "port": self.port,
+            "share_port": False,
             "redis_url": redis_url,
             "data_dir": str(self.data_dir),
             "workers": workers,
         }
         self.seen: set[int] = set()
+        self.environment: dict[str, str] = {}
+        self.given: socket.socket | None = None  # the listening socket that is handed over to it
 
     def start(self) -> "Service":
         self.launch()
@@ -71,13 +75,16 @@ class Service:
         return self
 
     def launch(self) -> None:
-        stand_in = Path(__file__).parent / "stand_in.py"
+        command = [sys.executable, str(Path(__file__).parent / "stand_in.py"), json.dumps(self.settings)]
+        given = [self.given.fileno()] if self.given else []
         with self.lines_file.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, stand_in, json.dumps(self.settings)],
+                [sys.executable, "-c", HAND_OVER, str(given[0]), *command] if given else command,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # so that a signal to its group does not reach the tests
+                env=os.environ | self.environment,
+                pass_fds=given,
             )
 
     def answers(self) -> bool:
@@ -426,6 +433,71 @@ async def test_sighup_replaces_the_web_processes_and_loses_no_request(
     assert tally.refused == 0
 
 
+async def test_a_second_start_on_a_shared_port_takes_over_and_loses_no_request(
+    make_service: Callable[..., Service], real_urls: dict[str, str]
+) -> None:
+    first, second = (make_service(redis_url=real_urls["valkey"]) for _ in range(2))
+    first.settings["share_port"] = second.settings["share_port"] = True
+    first.start()
+    second.port = second.settings["port"] = first.port
+    async with load(first.port) as tally:
+        await asyncio.to_thread(second.start)
+        assert await asyncio.to_thread(first.end) == 0
+        await answers(tally, 500)
+    assert tally.lost == []
+    assert tally.refused == 0
+
+
+async def test_a_second_start_that_fails_costs_the_first_no_request(
+    make_service: Callable[..., Service], real_urls: dict[str, str]
+) -> None:
+    first, second = (make_service(workers=1, redis_url=real_urls["valkey"]) for _ in range(2))
+    first.settings["share_port"] = second.settings["share_port"] = True
+    first.start()
+    second.settings["port"] = first.port
+    second.data_dir.mkdir()
+    (second.data_dir / BROKEN).touch()
+    async with load(first.port) as tally:
+        second.launch()
+        assert await asyncio.to_thread(second.process.wait, WAIT_S) == 1
+        await answers(tally, 500)
+    assert "a web process cannot start" in second.lines()
+    assert tally.lost == []
+    assert tally.refused == 0
+
+
+async def test_a_restart_on_a_socket_that_is_handed_over_loses_no_request(make_service: Callable[..., Service]) -> None:
+    """The embedded server restarts too; what comes meanwhile waits in the queue of the socket."""
+    service = make_service(workers=1)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as service.given:
+        service.port = service.given.getsockname()[1]
+        service.start()
+        async with load(service.port) as tally:
+            assert await asyncio.to_thread(service.end) == 0
+            await asyncio.to_thread(service.start)
+            await answers(tally, 500)
+        assert service.end() == 0
+    assert tally.lost == []
+    assert tally.refused == 0
+    assert f"on http://127.0.0.1:{service.port}" in service.lines()
+
+
+def test_whoever_started_it_hears_when_it_serves_and_when_it_ends(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = make_service()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind("\0" + str(tmp_path))  # an abstract name, which has no limit of its length worth the name
+        ear.settimeout(WAIT_S)
+        service.environment["NOTIFY_SOCKET"] = f"@{tmp_path}"
+        service.launch()
+        assert ear.recv(100) == b"READY=1"
+        assert service.answers()
+        assert service.lines().endswith("matinee: ready\n")
+        assert service.end() == 0
+        assert ear.recv(100) == b"STOPPING=1"
+
+
 async def test_a_connection_that_was_being_made_as_the_drain_began_hears_of_the_end_too() -> None:
     async def hello(_request: web.Request) -> web.Response:
         return web.Response(text="hello")
@@ -447,39 +519,6 @@ async def test_a_connection_that_was_being_made_as_the_drain_began_hears_of_the_
         assert b"connection: close" in (await reader.readuntil(b"\r\n\r\n")).lower()
         writer.close()
         await draining
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a Linux kernel's socket filter")
-def test_connection_attempts_are_dropped_but_not_what_already_waits() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-        with socket.create_connection(address, timeout=WAIT_S) as waiting:
-            drop_connection_attempts(listener)
-            with pytest.raises(TimeoutError):
-                socket.create_connection(address, timeout=0.2)
-            waiting.sendall(b"served")
-            accepted, _ = listener.accept()
-            with accepted:
-                assert accepted.recv(100) == b"served"
-
-
-def test_a_taken_port_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "PORT_WAIT_S", 0)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ServeError, match=rf"^port {port} on 127\.0\.0\.1 is in use .* set MATINEE_PORT$"):
-            listen("127.0.0.1", port)
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_of_another_machine_is_one_clear_line(host: str) -> None:
-    with pytest.raises(ServeError, match=rf"{re.escape(host)}.*"):
-        listen(host, 0)
-
-
-def test_localhost_is_the_address_that_people_type() -> None:
-    with listen("localhost", 0) as listener:
-        assert listener.getsockname()[0] == "127.0.0.1"
 
 
 def test_patience_grows_while_new_processes_die_young(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import string
+import sys
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -41,6 +42,7 @@ def test_with_nothing_set_the_service_runs_on_loopback_with_the_embedded_server(
         ticket_life_ms=8 * 3_600_000,
         durability="always",
         wait_replicas=0,
+        share_port=False,
     )
     assert settings.protected
 
@@ -58,6 +60,7 @@ def test_every_variable_may_be_set() -> None:
         STAFF_TOKEN=TOKEN,
         TICKET_LIFE="90m",
         WAIT_REPLICAS="2",
+        SHARE_PORT="on",
     )
     assert settings == Settings(
         host="0.0.0.0",
@@ -73,6 +76,7 @@ def test_every_variable_may_be_set() -> None:
         ticket_life_ms=90 * 60_000,
         durability="always",
         wait_replicas=2,
+        share_port=True,
     )
     assert not settings.protected
 
@@ -171,6 +175,8 @@ def test_a_misspelt_variable_does_not_pass_silently(typo: str, closest: str) -> 
         ("DURABILITY", "Always"),
         ("WAIT_REPLICAS", "17"),
         ("WAIT_REPLICAS", "all"),
+        ("SHARE_PORT", "yes"),
+        ("SHARE_PORT", "ON"),
     ],
 )
 def test_a_bad_value_is_refused_with_what_it_may_be(name: str, text: str) -> None:
@@ -343,6 +349,23 @@ def test_the_embedded_server_has_no_replicas_to_wait_for() -> None:
     ]
     assert read(WAIT_REPLICAS="0").wait_replicas == 0
     assert read(WAIT_REPLICAS="1", REDIS_URL="redis://redis.example").wait_replicas == 1
+
+
+def test_the_port_is_not_shared_by_those_who_would_share_the_embedded_server() -> None:
+    assert complaints(SHARE_PORT="on") == [
+        "MATINEE_SHARE_PORT must be off while MATINEE_REDIS_URL is unset: "
+        "the embedded server belongs to one start of the service"
+    ]
+    assert not read(SHARE_PORT="off").share_port
+    assert read(SHARE_PORT="on", REDIS_URL="redis://redis.example").share_port
+
+
+def test_the_port_is_shared_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert complaints(SHARE_PORT="on", REDIS_URL="redis://redis.example") == [
+        "MATINEE_SHARE_PORT is 'on', but must be off on this system: "
+        "only Linux spreads connections over those that share a port"
+    ]
 
 
 @given(

@@ -91,10 +91,14 @@ def explain(desk: Desk, request: web.Request, error: MatineeError) -> Answer:
 
 async def asset(desk: Desk, request: web.Request) -> Answer:
     """A file of the pages; its name changes with its content, so a browser asks for it once."""
-    found = desk.pages.assets.get(request.match_info["file"])
+    file = request.match_info["file"]
+    found, kept = desk.pages.assets.get(file), "public, max-age=31536000, immutable"
+    if found is None:
+        # During a release a page of the one version may ask the other for its files.
+        found, kept = desk.pages.counterpart(file), "no-store"
     if found is None:
         raise problems.HttpError("route_not_found", "There is no such file.")
-    headers: Headers = (("Cache-Control", "public, max-age=31536000, immutable"), _NO_SNIFFING)
+    headers: Headers = (("Cache-Control", kept), _NO_SNIFFING)
     if found.gzipped is None:
         return Answer(found.plain, media_type=found.media_type, headers=headers)
     headers = (("Vary", "Accept-Encoding"), *headers)

@@ -20,6 +20,7 @@ from tests.servers import start_server
 ROOT = Path(__file__).parent.parent.parent
 WAIT_S = 30  # a bound for what hangs, far beyond what a slow machine takes
 STOP_WAIT_S = 60
+READY = "matinee: ready\n"
 TIMINGS = ("12:00", "15:00", "18:00", "21:00")
 CAPACITY = 20
 
@@ -36,12 +37,20 @@ async def until(condition: Callable[[], object], what: str, within_s: float = WA
 class Service:
     """`matinee serve` on a free port of loopback, in protected mode, with its data in `folder`.
 
-    Without a `redis_url` it has its embedded Valkey. `environment` are further variables of its processes.
+    Without a `redis_url` it has its embedded Valkey. `environment` are further variables of its processes, `tree` is
+    where its code is.
     """
 
     def __init__(
-        self, folder: Path, *, workers: int, redis_url: str | None, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        workers: int,
+        redis_url: str | None,
+        environment: Mapping[str, str] | None = None,
+        tree: Path = ROOT,
     ) -> None:
+        self._tree = tree
         self.data_dir = folder / "data"
         self.log = folder / "service.log"
         self.redis_url = redis_url
@@ -62,13 +71,21 @@ class Service:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(  # noqa: ASYNC220  a fork and an exec, done in a moment
                 [sys.executable, "-m", "service", "serve"],
-                cwd=ROOT,
+                cwd=self._tree,
                 env=self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it
             )
         await self.ready()
+
+    async def start_beside(self, tree: Path) -> subprocess.Popen[bytes]:
+        """Start the code in `tree` on the same port, which is shared; return the former process once that serves."""
+        former, self._tree = self.process, tree
+        times = self.log.read_text().count(READY)
+        await self.start()
+        await until(lambda: self.log.read_text().count(READY) > times, "the web processes of the second start")
+        return former
 
     async def ready(self, within_s: float = WAIT_S) -> float:
         """Wait until /readyz says so; return how long that took, seconds."""

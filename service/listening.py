@@ -1,0 +1,150 @@
+"""The listening socket: made here, or handed over by whoever started us; and how a service lets go of it.
+
+A socket that closes takes the connections with it that wait in its queue: the kernel resets them. A socket that was
+handed over stays open in other hands, and what waits there is for the next to serve. Of one of our own the kernel is
+made to ignore new attempts before the end, and what waits is taken over meanwhile. Where two share a port, the kernel
+leaves new connections to the first until the second serves.
+"""
+
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from gunicorn import systemd  # type: ignore[import-untyped]  # gunicorn has no types
+
+from service.settings import Settings, is_loopback
+
+BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+PORT_WAIT_S = 3.0  # the web processes of a killed master leave within about two seconds
+
+
+class ListenError(Exception):
+    """The service cannot listen; the message is one line that says why and what to change."""
+
+
+def handed_over(settings: Settings) -> socket.socket | None:
+    """The listening socket that systemd, or whatever speaks its protocol, has handed to this process; None without one.
+
+    Raises ListenError where it is not one that this service may serve.
+    https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html
+    """
+    count = systemd.listen_fds()
+    if not count:
+        return None
+    if count > 1:
+        raise ListenError(
+            f"{count} sockets are handed over (LISTEN_FDS), and one can be served: leave one ListenStream"
+        )
+    listener = _listening(systemd.SD_LISTEN_FDS_START)
+    if listener is None:
+        raise ListenError("what is handed over (LISTEN_FDS) is no socket that listens on a TCP port")
+    host = listener.getsockname()[0]
+    if settings.protected and not is_loopback(host):
+        raise ListenError(
+            f"the socket that is handed over (LISTEN_FDS) is on {host}, but must be on a loopback address (127.0.0.1"
+            " or ::1) while no MATINEE_STAFF_TOKEN is set: set it to 16 visible ASCII characters or more"
+        )
+    if settings.share_port:
+        raise ListenError("MATINEE_SHARE_PORT must be off where a socket is handed over (LISTEN_FDS)")
+    return listener
+
+
+def _listening(descriptor: int) -> socket.socket | None:
+    try:
+        found = socket.socket(fileno=descriptor)
+        listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return None
+    return found if listens and found.family in {socket.AF_INET, socket.AF_INET6} else None
+
+
+def listen(host: str, port: int, *, shares: bool = False) -> socket.socket:
+    """A socket that listens on the address; port 0 takes a free one.
+
+    With `shares` other sockets of this user that do the same may listen there beside it; new connections are left to
+    the first of them until this one is told to `take_part`. Raises ListenError when the port is taken, after waiting a
+    little for an earlier run's last processes.
+    """
+    try:
+        # The lowest family is IPv4: `localhost` means 127.0.0.1.
+        family, kind, protocol, _, address = min(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )
+    except OSError as error:
+        raise ListenError(f"MATINEE_HOST {host!r} is not an address of this machine: {error.strerror}") from error
+    deadline = time.monotonic() + PORT_WAIT_S
+    while True:
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shares:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise ListenError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+            if time.monotonic() > deadline:
+                raise ListenError(f"port {port} on {host} is in use by another program: {_way_out(shares)}") from error
+            time.sleep(0.05)
+        else:
+            if shares:
+                leave_to_the_first(listener)
+            return listener
+
+
+def _way_out(shares: bool) -> str:
+    if shares:
+        return "end that one, set MATINEE_PORT, or have it share the port too: MATINEE_SHARE_PORT=on, as the same user"
+    return "end that one, or set MATINEE_PORT"
+
+
+def ignore_connection_attempts(listener: Any) -> None:
+    """Have the kernel ignore new connection attempts to a listening socket (Linux); what waits there stays.
+
+    An ignored client tries again after a second, and meets a closed port, the next run of the service, or another that
+    shares the port. The program sees a TCP segment from its header on: byte 13 has the flags.
+    """
+    _attach(
+        listener,
+        _ATTACH_FILTER,
+        (0x30, 0, 0, 13),  # load the byte of flags
+        (0x45, 0, 1, 0x02),  # SYN?
+        (0x06, 0, 0, 0),  # then drop the segment
+        (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
+    )
+
+
+def leave_to_the_first(listener: Any) -> None:
+    """Have the kernel give all new connections of a shared port to the socket that has listened there the longest.
+
+    So nobody waits for one that does not serve yet, and nobody is lost with one that will not. The program answers
+    which socket of the group it is to be; the first is always there, be it this one.
+    """
+    _attach(listener, _ATTACH_CHOICE, (0x06, 0, 0, 0))
+
+
+def take_part(listener: Any) -> None:
+    """Have it give each socket of a shared port its part of the new connections, as it does by itself."""
+    with contextlib.suppress(OSError):  # as in `_attach`
+        listener.setsockopt(socket.SOL_SOCKET, _DETACH_CHOICE, 0)
+
+
+# Of include/uapi/asm-generic/socket.h; Python has no names for them.
+_ATTACH_FILTER, _ATTACH_CHOICE, _DETACH_CHOICE = 26, 51, 68
+
+
+def _attach(listener: Any, option: int, *instructions: tuple[int, int, int, int]) -> None:
+    """Attach a classic BPF program to a socket: https://www.kernel.org/doc/html/latest/networking/filter.html."""
+    if sys.platform != "linux":
+        return
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+    memory = ctypes.create_string_buffer(program, len(program))
+    with contextlib.suppress(OSError):  # a sandbox may forbid it; then a connection may be reset, as without it
+        listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(instructions), ctypes.addressof(memory)))

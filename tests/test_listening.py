@@ -1,0 +1,171 @@
+"""The listening socket: where it may be, what may be handed over, and how connections are let go."""
+
+import contextlib
+import os
+import re
+import socket
+import sys
+
+import pytest
+
+from service import listening
+from service.listening import (
+    ListenError,
+    handed_over,
+    ignore_connection_attempts,
+    leave_to_the_first,
+    listen,
+    take_part,
+)
+from service.settings import Settings
+
+WAIT_S = 25  # a bound for a hanging test, far beyond what a slow machine takes
+TOKEN = "correct-horse-battery"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="as the kernel of Linux does it")
+
+
+def settings(**variables: str) -> Settings:
+    return Settings.from_environment({f"MATINEE_{name}": text for name, text in variables.items()})
+
+
+@on_linux
+def test_connection_attempts_are_ignored_but_not_what_already_waits() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address, timeout=WAIT_S) as waiting:
+            ignore_connection_attempts(listener)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.2)
+            waiting.sendall(b"served")
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.recv(100) == b"served"
+
+
+def test_a_taken_port_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "PORT_WAIT_S", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match=rf"^port {port} on 127\.0\.0\.1 is in use .* set MATINEE_PORT$"):
+            listen("127.0.0.1", port)
+        with pytest.raises(
+            ListenError, match=r"or have it share the port too: MATINEE_SHARE_PORT=on, as the same user$"
+        ):
+            listen("127.0.0.1", port, shares=True)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_one_clear_line(host: str) -> None:
+    with pytest.raises(ListenError, match=rf"{re.escape(host)}.*"):
+        listen(host, 0)
+
+
+def test_localhost_is_the_address_that_people_type() -> None:
+    with listen("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@on_linux
+def test_a_port_is_shared_by_those_who_both_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "PORT_WAIT_S", 0)
+    with listen("127.0.0.1", 0, shares=True) as first:
+        port = first.getsockname()[1]
+        with listen("127.0.0.1", port, shares=True) as second:
+            assert second.getsockname() == first.getsockname()
+        with pytest.raises(ListenError):
+            listen("127.0.0.1", port)
+
+
+@on_linux
+def test_the_second_at_a_shared_port_gets_its_part_once_it_is_told_to_take_it() -> None:
+    with listen("127.0.0.1", 0, shares=True) as first, listen(*first.getsockname(), shares=True) as second:
+        assert accepted_of(32, first, second) == (32, 0)
+        take_part(second)
+        of_first, of_second = accepted_of(128, first, second)
+        assert of_first + of_second == 128
+        assert of_second > 0, "chance would have it so once in 2^128"
+        first.close()
+        leave_to_the_first(second)
+        assert accepted_of(8, second) == (8,), "now it is the first itself"
+
+
+def accepted_of(count: int, *listeners: socket.socket) -> tuple[int, ...]:
+    """How many of so many connections wait at each of the listeners, which all share a port."""
+    address = listeners[-1].getsockname()
+    clients = [socket.create_connection(address, timeout=WAIT_S) for _ in range(count)]
+    found = []
+    for listener in listeners:
+        listener.setblocking(False)
+        found.append(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                listener.accept()[0].close()
+                found[-1] += 1
+    for client in clients:
+        client.close()
+    return tuple(found)
+
+
+def hand_over(monkeypatch: pytest.MonkeyPatch, given: socket.socket, count: int = 1) -> None:
+    """As systemd does, but for the number of the descriptor, which is taken here."""
+    monkeypatch.setattr("gunicorn.systemd.SD_LISTEN_FDS_START", os.dup(given.fileno()))
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", str(count))
+
+
+def test_a_socket_that_is_handed_over_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        hand_over(monkeypatch, given)
+        with handed_over(settings()) as taken:
+            assert taken.getsockname() == given.getsockname()
+        assert handed_over(settings()) is None, "a child must not take it for its own"
+
+
+def test_what_is_meant_for_another_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        hand_over(monkeypatch, given)
+        monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
+        assert handed_over(settings()) is None
+
+
+def test_protected_mode_takes_no_socket_that_the_world_may_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as given:
+        hand_over(monkeypatch, given)
+        with pytest.raises(ListenError, match=r"on a loopback address .* while no MATINEE_STAFF_TOKEN is set"):
+            handed_over(settings())
+        hand_over(monkeypatch, given)
+        with handed_over(settings(STAFF_TOKEN=TOKEN)) as taken:
+            assert taken.getsockname() == given.getsockname()
+
+
+@pytest.mark.parametrize(
+    ("family", "listens", "count", "variables", "line"),
+    [
+        (socket.AF_INET, True, 2, {}, r"^2 sockets are handed over \(LISTEN_FDS\), and one can be served"),
+        (socket.AF_INET, False, 1, {}, r"is no socket that listens on a TCP port$"),
+        (socket.AF_UNIX, True, 1, {}, r"is no socket that listens on a TCP port$"),
+        (
+            socket.AF_INET,
+            True,
+            1,
+            {"SHARE_PORT": "on", "REDIS_URL": "redis://redis"},
+            r"^MATINEE_SHARE_PORT must be off",
+        ),
+    ],
+    ids=("two", "not listening", "not TCP", "shared"),
+)
+def test_what_cannot_be_served_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch,
+    family: socket.AddressFamily,
+    listens: bool,
+    count: int,
+    variables: dict[str, str],
+    line: str,
+) -> None:
+    with socket.socket(family) as given:
+        given.bind("" if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        if listens:
+            given.listen()
+        hand_over(monkeypatch, given, count)
+        with pytest.raises(ListenError, match=line):
+            handed_over(settings(**variables))
