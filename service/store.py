@@ -17,9 +17,11 @@ from service.errors import (
     OutcomeUnknown,
     ShowtimeClosed,
     SoldOut,
+    StoreTrouble,
     TheatreNotFound,
     TicketExpired,
     TicketNotFound,
+    Unavailable,
 )
 from service.keys import (
     CANCELLED_LIFE_MS,
@@ -42,7 +44,6 @@ from service.scripts import (
     SHOWTIME_TICKETS,
     SHOWTIME_ZONE,
     TICKET,
-    Form,
     Script,
 )
 
@@ -55,7 +56,9 @@ LOOKS = 4
 # was found for one minute serves the whole minute.
 MINUTE_MS = 60_000
 
-FORMS_KEPT = 4096  # showtimes whose bookings are packed but for the ticket, some 600 bytes each
+# Showtimes in demand that are kept in mind, with their bookings packed but for the ticket: some 600 bytes each. And as
+# many that were asked for once: a chain has so many showtimes that most are not asked for again soon.
+DEMANDS_KEPT = 4096
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -123,7 +126,7 @@ class _Question(Generic[T]):
                 future.set_result(answer)
 
     def fail(self, error: BaseException) -> None:
-        """There is no answer."""
+        """Tell all who wait that there is no answer."""
         self.batches = -1
         for future in self.waiting:
             if not future.done():
@@ -131,15 +134,14 @@ class _Question(Generic[T]):
 
 
 class _Demand:
-    """What is known of a showtime that is booked: was it so lately, the form of its bookings, was it full."""
+    """What is known of a showtime that is booked again and again: the form of its bookings, and was it full."""
 
-    __slots__ = ("form", "is_full", "is_there", "question")
+    __slots__ = ("form", "is_full", "question")
 
-    def __init__(self) -> None:
-        self.form: Form | None = None
-        self.is_there = False
+    def __init__(self, showtime: Showtime) -> None:
+        self.form = BOOK.form((*keys_of(showtime), None), (None, None, None, showtime.stored, *showtime.terms))
         self.is_full = False
-        # Whether it is full still: where it is not, or nobody knows, each asks anew.
+        # Whether it is full still: where it is not, or whoever asks leaves, each asks anew.
         self.question = _Question[bool](-1)
 
 
@@ -153,7 +155,8 @@ class Store:
     def __init__(self, pipeline: Pipeline | Cluster, programme: Programme) -> None:
         self._pipeline = pipeline
         self._programme = programme
-        self._demand = lru_cache(maxsize=FORMS_KEPT)(lambda _theatre_id, _label: _Demand())
+        self._demands: dict[tuple[str, str], _Demand] = {}  # by theatre and label, as are those asked for once
+        self._once: set[tuple[str, str]] = set()
         self._looks: dict[tuple[str, ...], _Question[list[Availability]]] = {}
         self._over = lru_cache(maxsize=1024)(self._showtimes_over)
 
@@ -170,40 +173,29 @@ class Store:
         self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None = None
     ) -> Booked | Replayed:
         """Take a seat. Raises SoldOut, ShowtimeClosed, IdempotencyKeyReused, BookingCancelled."""
-        demand = self._demand(showtime.theatre.id, showtime.label)
-        may_share = demand.is_full and idempotency is None  # with a key it may be the repeat of one that was accepted
-        if may_share and demand.question.batches == self._pipeline.batches and await demand.question.join():
-            raise _sold_out(showtime)
-        keys, args = _call(demand, ticket_id, showtime, name, phone, idempotency)
-        if may_share:
+        demand = self._demand(showtime)
+        question = None
+        if demand is not None and demand.is_full and idempotency is None:  # with a key it may repeat an accepted one
+            if demand.question.batches == self._pipeline.batches and await demand.question.join():
+                raise _sold_out(showtime)
             question = demand.question = _Question[bool](self._pipeline.batches)
+        keys, args = _call(demand, ticket_id, showtime, name, phone, idempotency)
         is_full = False
         try:  # as `_change` does, which would be a coroutine more
             reply: list[Any] = await self._pipeline.run(BOOK, keys, args, mutates=True)
             is_full = reply[0] == b"sold_out"
-        except OutcomeUnknown as unknown:
-            unknown.ticket_id = ticket_id
+        except StoreTrouble as trouble:
+            if question is not None:  # to ask anew would take those who wait twice their time
+                question.fail(Unavailable("Redis does not say whether a seat is left; nothing was done"))
+            if isinstance(trouble, OutcomeUnknown):
+                trouble.ticket_id = ticket_id
             raise
         finally:
-            if may_share:
+            if question is not None:
                 question.tell(is_full)
-        demand.is_full = is_full
-        match reply[0]:
-            case b"booked":
-                return Booked(reply[1], reply[2])
-            case b"sold_out":
-                raise _sold_out(showtime)
-            case b"closed":
-                raise _closed(showtime)
-            case b"replayed":
-                return Replayed(reply[1].decode())
-            case b"key_reused":
-                raise IdempotencyKeyReused(
-                    "This Idempotency-Key came with another request before; use a new key for a new booking."
-                )
-            case b"cancelled":
-                raise BookingCancelled("The booking was made and has been cancelled since.")
-        raise _unexpected(BOOK.name, reply)
+        if demand is not None:
+            demand.is_full = is_full
+        return _booked(showtime, reply)
 
     async def ticket(self, theatre: Theatre, ticket_id: str) -> Found:
         """Look a ticket up. Raises TicketNotFound, and TicketExpired while its showtime is still remembered."""
@@ -357,6 +349,23 @@ class Store:
                 raise TheatreNotFound("The programme has no theatre of that id.")
         raise _unexpected(SHOWTIME_ZONE.name, reply)
 
+    def _demand(self, showtime: Showtime) -> _Demand | None:
+        """What is known of a showtime; None where it was not asked for lately."""
+        name = showtime.theatre.id, showtime.label
+        demand = self._demands.get(name)
+        if demand is not None:
+            return demand
+        if name not in self._once:
+            if len(self._once) >= DEMANDS_KEPT:
+                self._once.clear()
+            self._once.add(name)
+            return None
+        self._once.remove(name)
+        if len(self._demands) >= DEMANDS_KEPT:
+            del self._demands[next(iter(self._demands))]  # the one that came first
+        demand = self._demands[name] = _Demand(showtime)
+        return demand
+
     async def _change(self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]) -> list[Any]:
         try:
             reply: list[Any] = await self._pipeline.run(script, keys, args, mutates=True)
@@ -388,21 +397,38 @@ def _listed(showtime: Showtime, row: list[Any]) -> Ticket:
 
 
 def _call(
-    demand: _Demand, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None
+    demand: _Demand | None, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None
 ) -> tuple[Sequence[str], Sequence[str] | bytes]:
     """The keys and arguments of a booking; by a form, if the showtime is in demand."""
     theatre_id = showtime.theatre.id
     key = ticket_key(theatre_id, ticket_id)
-    if idempotency is not None:
-        keys = (*keys_of(showtime), key, idempotency_key(theatre_id, idempotency.digest))
-        args = (ticket_id, name, phone, showtime.stored, *showtime.terms)
-        return keys, (*args, idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
-    if demand.form is None and demand.is_there:  # it pays from the third booking on
-        demand.form = BOOK.form((*keys_of(showtime), None), (None, None, None, showtime.stored, *showtime.terms))
-    demand.is_there = True
-    if demand.form is not None:
+    if demand is not None and idempotency is None:
         return demand.form.keys, demand.form.fill(key, ticket_id, name, phone)
-    return (*keys_of(showtime), key), (ticket_id, name, phone, showtime.stored, *showtime.terms)
+    args = (ticket_id, name, phone, showtime.stored, *showtime.terms)
+    if idempotency is None:
+        return (*keys_of(showtime), key), args
+    keys = (*keys_of(showtime), key, idempotency_key(theatre_id, idempotency.digest))
+    return keys, (*args, idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
+
+
+def _booked(showtime: Showtime, reply: list[Any]) -> Booked | Replayed:
+    """What the script replied to a booking; raises what it refused it for."""
+    match reply[0]:
+        case b"booked":
+            return Booked(reply[1], reply[2])
+        case b"sold_out":
+            raise _sold_out(showtime)
+        case b"closed":
+            raise _closed(showtime)
+        case b"replayed":
+            return Replayed(reply[1].decode())
+        case b"key_reused":
+            raise IdempotencyKeyReused(
+                "This Idempotency-Key came with another request before; use a new key for a new booking."
+            )
+        case b"cancelled":
+            raise BookingCancelled("The booking was made and has been cancelled since.")
+    raise _unexpected(BOOK.name, reply)
 
 
 def _sold_out(showtime: Showtime) -> SoldOut:

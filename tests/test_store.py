@@ -231,6 +231,36 @@ async def test_a_question_that_could_not_be_asked_keeps_nobody_waiting(house: Ho
         assert await results(*(house.book(evening) for _ in range(3))) == {"Unavailable": 3}
 
 
+async def test_who_shares_a_question_without_an_answer_does_not_wait_for_another_one(server_url: str) -> None:
+    pool = ConnectionPool.from_url(server_url)
+    async with opened_house(pool) as house:
+        evening = house.showtime()
+        await fill(house, evening)
+        assert await results(house.book(evening)) == {"SoldOut": 1}
+        house.pipeline._deadline_s = 0.3
+        await house.redis.client_pause(60_000, all=False)
+        try:
+            assert await results(*(house.book(evening) for _ in range(5))) == {"OutcomeUnknown": 1, "Unavailable": 4}
+        finally:
+            await house.redis.client_unpause()
+    await pool.aclose()
+
+
+async def test_of_more_showtimes_than_are_kept_in_mind_each_sells_its_seats(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.DEMANDS_KEPT", 2)
+    showtimes = [house.showtime(timing, days) for timing in MAIN.timings for days in (2, 3)]
+    for _ in range(MAIN.capacity):
+        for showtime in showtimes:
+            await house.book(showtime)
+    for showtime in showtimes * 2:
+        assert await results(*(house.book(showtime) for _ in range(3))) == {"SoldOut": 3}
+    assert [await house.seats(showtime) for showtime in showtimes] == [(3, 3)] * 6
+    assert len(house.store._demands) <= 2
+    assert len(house.store._once) <= 2
+
+
 async def test_a_repeat_with_a_key_shares_no_question(house: House, evening: Showtime) -> None:
     key = Idempotency("digest", "fingerprint")
     await house.store.book("main-0000000000000009", evening, NAME, PHONE, key)
