@@ -13,7 +13,7 @@ TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-path bench-durability bench-release pictures clean
+.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-chain bench-path bench-versions bench-durability bench-release pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,12 @@ bench-durability: $(VENV)/.dev ## measure what it costs that an answered booking
 
 bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails where it has become dearer
 	@$(PYTHON) -m loadtests.$(if $(PARTS),parts,path) $(call option,ROUNDS,rounds) $(if $(RECORD),--record)
+
+bench-versions: $(VENV)/.dev ## measure two versions of the service in turns; BEFORE=commit, AFTER=, ROUNDS=
+	@$(PYTHON) -m loadtests.versions $(call option,BEFORE,before) $(call option,AFTER,after) $(call option,ROUNDS,rounds)
+
+bench-chain: $(VENV)/.dev ## measure a chain of 10,000 theatres beside a single one; THEATRES=, ROUNDS=
+	@$(PYTHON) -m loadtests.chain $(call option,THEATRES,theatres) $(call option,ROUNDS,rounds)
 
 bench-live: $(VENV)/.dev ## measure live seats: from booking to event, and what listeners cost; LISTENERS=, ROUNDS=
 	@$(PYTHON) -m loadtests.live $(call option,LISTENERS,listeners) $(call option,ROUNDS,rounds)

@@ -240,10 +240,10 @@ async def servers() -> AsyncIterator[dict[str, web.Server]]:
         await runner.cleanup()
 
 
-async def measure(rounds: int) -> list[Side]:
-    """Let the sides take turns for so many rounds."""
+async def measure(rounds: int, names: Sequence[str] = ()) -> list[Side]:
+    """Let the sides take turns for so many rounds: those of these names and the bare handler, or all."""
     loop = asyncio.get_running_loop()
-    measured = sides()
+    measured = [side for side in sides() if not names or side.name in (BARE, *names)]
     async with servers() as by_name:
         clients = {}
         for side in measured:
@@ -292,6 +292,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-path", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=150, help="batches of each side (150)")
     parser.add_argument("--record", action="store_true", help="write the ratios found as the new record")
+    parser.add_argument("--side", action="append", default=[], help="measure this one only; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print the µs of each side as JSON, and compare nothing")
     options = parser.parse_args()
     try:
         import uvloop  # noqa: PLC0415  missing on some platforms
@@ -299,7 +301,10 @@ def main() -> int:
         run = uvloop.run
     except ImportError:
         run = asyncio.run
-    measured = run(measure(options.rounds))
+    measured = run(measure(options.rounds, options.side))
+    if options.json:
+        print(json.dumps({side.name: side.cost_us for side in measured}))
+        return 0
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     dearer = report(measured, record)
     if options.record:

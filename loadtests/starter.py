@@ -42,8 +42,8 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def started(folder: Path, **settings: str) -> Iterator[Service]:
-    """Start a service with its data in `folder` and these settings; stop it at the end.
+def started(folder: Path, root: Path = ROOT, **settings: str) -> Iterator[Service]:
+    """Start a service with its data in `folder` and these settings; stop it at the end. Its code is that in `root`.
 
     Raises LoadError, with the end of its log, where it does not get ready.
     """
@@ -57,7 +57,7 @@ def started(folder: Path, **settings: str) -> Iterator[Service]:
         **settings,
     }
     log = folder / "service.log"
-    with running([sys.executable, "-m", "service", "serve"], log, environment) as process:
+    with running([sys.executable, "-m", "service", "serve"], log, environment, folder=root) as process:
         service = Service(f"http://127.0.0.1:{port}", f"unix://{folder / 'data' / 'valkey.sock'}", process.pid)
         _wait_until_ready(service, process, log)
         yield service
@@ -70,7 +70,7 @@ def _wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: P
             with urllib.request.urlopen(f"{service.url}/readyz", timeout=2):
                 return
         except OSError:  # refused, or 503: not yet
-            time.sleep(0.05)
+            time.sleep(0.02)
     fate = "did not get ready" if process.returncode is None else f"stopped with code {process.returncode}"
     raise LoadError(f"the service {fate}; the end of its log:\n{tail(log)}")
 

@@ -17,11 +17,15 @@ import redis
 from redis.asyncio import ConnectionPool
 from small_theatre import LIFE_MS, MAIN, NAME, PHONE, opened_house
 
+from loadtests import chain, versions
 from loadtests.books import Receipts, audit
 from loadtests.durability import Mode, report
+from loadtests.path import BARE
+from loadtests.starter import LoadError
 from service.keys import CANCELLED_LIFE_MS, showtime_keys, ticket_key
-from service.programme import Programme
+from service.programme import Programme, programme_from
 from service.scripts import BOOK, CANCEL, MOVE, Script
+from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 CAPACITY = 3
@@ -253,3 +257,41 @@ def test_the_durability_table_shows_ratios_to_the_first_mode_turn_by_turn(capsys
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[2][:4] == ["always", "25", "0.15", "0.10-0.20"]
     assert rows[5][:4] == ["always", "800", "0.80", "0.70-0.90"]
+
+
+# A chain, and two versions in turns
+
+
+def test_the_programme_of_a_chain_is_one_that_the_service_takes(tmp_path: Path) -> None:
+    file = chain.programme(tmp_path, 200)
+    programme = programme_from(Settings.from_environment({"MATINEE_PROGRAMME": str(file)}))
+    assert list(programme.theatres)[::199] == ["hall-00000", "hall-00199"]
+    assert programme.theatre("hall-00100").timings == chain.TIMINGS
+    assert len(programme.directory.page(10, "koln").theatres) == 2
+
+
+def test_the_table_of_a_chain_shows_ratios_turn_by_turn() -> None:
+    one, other = ([chain.Turn(web, store, 1.0, 1.0, 0.0) for web, store in turns] for turns in TURNS)
+    rows = [line.split() for line in chain.table({"a booking": {"one theatre": one, "chain": other}})]
+    assert rows[1] == ["a", "booking,", "web", "20.0", "30.0", "1.50", "1.10-2.00"]
+    assert rows[2] == ["a", "booking,", "store", "5.0", "5.0", "1.00", "1.00-1.00"]
+
+
+TURNS = (((10.0, 5.0), (20.0, 5.0), (40.0, 5.0)), ((20.0, 5.0), (30.0, 5.0), (44.0, 5.0)))
+
+
+def test_two_versions_are_compared_turn_by_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = {"before": [(10.0, 15.0), (20.0, 24.0)], "after": [(10.0, 12.0), (10.0, 14.4)]}
+    versions.report_path(
+        {
+            name: [dict.fromkeys(versions.SIDES, cost) | {BARE: bare} for bare, cost in found]
+            for name, found in turns.items()
+        }
+    )
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2].split() == ["book", "1.35", "1.32", "1.00", "0.80-1.20"]
+
+
+def test_a_version_that_git_does_not_know_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="git does not give the service of no-such-commit: fatal"):
+        versions.unpacked("no-such-commit", tmp_path / "before")

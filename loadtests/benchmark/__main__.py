@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(scale: Scale, parts: Sequence[str], say: Callable[[str], None]) -> Run:
     """Run the parts. Raises LoadError where there can be no load, or where the books do not agree."""
-    _check_machine()
+    check_machine()
     began, date = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="mb-") as folder:
         bench = Bench(Path(folder), scale, say)
@@ -108,7 +108,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _check_machine() -> None:
+def check_machine() -> None:
     """Whether this machine can run it; raise the limit of open files, which the children inherit."""
     find_wrk()
     if not Path("/proc/stat").exists():

@@ -2,6 +2,8 @@
 --
 -- Arguments after `--`
 --   book FIRST SEATS TIMING…   take seat FIRST, FIRST + 1, …: SEATS to a showtime, all timings of a theatre, then the next
+--   spread FIRST THEATRES METHOD PATH BODY TIMING…   as `send`, for another showtime each time, all in turn without a
+--       pattern, from the one numbered FIRST on: `{theatre}` becomes `hall-00042`, `{timing}` one of the TIMINGs
 --   send METHOD PATH HEADERS BODY   the same request again and again; HEADERS are lines `name: value`
 -- At the end one line tells what became of it, for crowd.py.
 
@@ -35,9 +37,26 @@ local function booking(first, seats, timings)
   end
 end
 
+local function spread(first, theatres, method, path, body, timings)
+  local showtimes = theatres * #timings
+  return function()
+    -- A prime that divides no such number of showtimes: every one comes once before any comes again.
+    local showtime = (first + issued) * 48271 % showtimes
+    issued = issued + 1
+    local names = {
+      theatre = ('hall-%05d'):format(math.floor(showtime / #timings)),
+      timing = timings[showtime % #timings + 1],
+    }
+    return whole(method, (path:gsub('{(%l+)}', names)), {}, (body:gsub('{(%l+)}', names)))
+  end
+end
+
 function init(arguments)
   issued = 0
-  if arguments[1] == 'book' then
+  if arguments[1] == 'spread' then
+    local first, theatres, method, path, body = unpack(arguments, 2, 6)
+    request_of = spread(tonumber(first), tonumber(theatres), method, path, body, { unpack(arguments, 7) })
+  elseif arguments[1] == 'book' then
     request_of = booking(tonumber(arguments[2]), tonumber(arguments[3]), { unpack(arguments, 4) })
   else
     local headers = {}

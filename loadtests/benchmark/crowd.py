@@ -53,6 +53,24 @@ class Bookings(msgspec.Struct, frozen=True):
         return ["book", str(self.first), str(self.seats), *self.timings]
 
 
+class Spread(msgspec.Struct, frozen=True):
+    """A request for another showtime each time, from number `first` on, spread over the theatres `hall-00000`, ….
+
+    `{theatre}` and `{timing}` stand in path and body.
+    """
+
+    first: int
+    theatres: int
+    method: str
+    path: str
+    body: str
+    timings: Sequence[str]
+
+    def words(self) -> list[str]:
+        """As the script takes them."""
+        return ["spread", str(self.first), str(self.theatres), self.method, self.path, self.body, *self.timings]
+
+
 def find_wrk() -> str:
     """Where wrk is. Raises LoadError that says how to get it."""
     found = shutil.which("wrk")
@@ -67,7 +85,7 @@ class Crowd:
     """wrk at work; `wait` for what came of it."""
 
     def __init__(
-        self, url: str, wanted: Request | Bookings, connections: int, seconds: int, cores: Sequence[int]
+        self, url: str, wanted: Request | Bookings | Spread, connections: int, seconds: int, cores: Sequence[int]
     ) -> None:
         self._seconds = seconds
         command = [find_wrk(), "--threads", "1", "--connections", str(connections)]

@@ -3,7 +3,7 @@
 import os
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from loadtests.benchmark.crowd import Bookings, Crowd, Request
 from loadtests.benchmark.figures import Memory, Part, Round, Scale
 from loadtests.benchmark.machine import Cores, Meter
 from loadtests.benchmark.servers import HOUSE_TIMINGS, NAME, PHONE, SEATS, TIMINGS, TOKEN, StoreServer, WebServer
-from loadtests.starter import LoadError
+from loadtests.starter import ROOT, LoadError
 
 SETTLED_AFTER_S = 0.3  # requests whose client has gone may still be at work
 COUNTED_AFTER_S = 5.0  # web processes hand their counts over once a second
@@ -156,6 +156,12 @@ class Bench:
         ]
         return self._grow("browsing", sides)
 
+    def versions(self, stack: ExitStack, roots: Mapping[str, Path]) -> Part:
+        """Bookings by several versions of the service, whose code is in these folders."""
+        store = self._store(stack)
+        sides = [Side(name, self._service(stack, store, root=root), store) for name, root in roots.items()]
+        return self._take_turns("versions", sides, self._scale.rounds, self._scale.seconds)
+
     def memory(self) -> dict[str, Memory]:
         """What tickets cost each kind of store."""
         found = {}
@@ -179,9 +185,11 @@ class Bench:
         self.stores[store.kind] = store.version
         return store
 
-    def _service(self, stack: ExitStack, store: StoreServer, workers: int | None = None) -> WebServer:
+    def _service(
+        self, stack: ExitStack, store: StoreServer, workers: int | None = None, root: Path = ROOT
+    ) -> WebServer:
         cores = os.sched_getaffinity(0) if workers else (self._cores.web,)
-        return stack.enter_context(servers.service(self._new_folder(), store, cores, workers or 1))
+        return stack.enter_context(servers.service(self._new_folder(), store, cores, workers or 1, root))
 
     # Rounds
 

@@ -23,7 +23,7 @@ from redis.asyncio import ConnectionPool
 
 from loadtests.benchmark.figures import Memory
 from loadtests.benchmark.machine import pinned
-from loadtests.starter import LoadError, running, started
+from loadtests.starter import ROOT, LoadError, running, started
 from service.box_office import BoxOffice
 from service.embedded import bundled_binary
 from service.keys import HOUR_MS, showtime_keys
@@ -140,8 +140,10 @@ def _wait_for_store(url: str) -> dict[str, object]:
 
 
 @contextmanager
-def service(folder: Path, store: StoreServer, cores: Sequence[int], workers: int = 1) -> Iterator[WebServer]:
-    """Matinee itself, as it serves the public: with a staff token, all routes, metrics."""
+def service(
+    folder: Path, store: StoreServer, cores: Sequence[int], workers: int = 1, root: Path = ROOT
+) -> Iterator[WebServer]:
+    """Matinee itself, its code in `root`, as it serves the public: with a staff token, all routes, metrics."""
     folder.mkdir()
     settings = {
         "MATINEE_REDIS_URL": store.url,
@@ -149,7 +151,7 @@ def service(folder: Path, store: StoreServer, cores: Sequence[int], workers: int
         "MATINEE_PROGRAMME": str(_programme_file(folder)),
         "MATINEE_STAFF_TOKEN": TOKEN,
     }
-    with _pinned_start(started(folder, **settings), *cores) as process:
+    with _pinned_start(started(folder, root, **settings), *cores) as process:
         yield WebServer("matinee", process.url, _children(process.pid))
 
 
