@@ -50,8 +50,8 @@ postman: $(VENV)/.dev ## run the Postman collection with Newman and take the pic
 load: $(VENV)/.dev ## run the load scenarios, then check the books; USERS=, SECONDS=
 	@$(PYTHON) -m loadtests.load $(call option,USERS,users) $(call option,SECONDS,seconds)
 
-chaos: $(VENV)/.dev ## break one thing after the other under load; SEED=, SCENARIO=, ARGS='--list'
-	@$(PYTHON) -m tests.chaos $(call option,SEED,seed) $(call option,SCENARIO,scenario) $(if $(RECORD),--record) $(ARGS)
+chaos: $(VENV)/.dev ## break one thing after the other under load; SEED=, SCENARIO=, SERVER=, ARGS='--list'
+	@$(PYTHON) -m tests.chaos $(call option,SEED,seed) $(call option,SCENARIO,scenario) $(call option,SERVER,server) $(if $(RECORD),--record) $(ARGS)
 
 bench: $(VENV)/.dev ## measure against the bare framework and plain redis-py; QUICK=1 is under 2 minutes
 	@$(PYTHON) -m loadtests.benchmark $(if $(QUICK),--quick) $(if $(PAGES),--pages)

@@ -22,6 +22,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
+from tests.replication import Link
+
 LOST_AFTER_MS = 1000  # of silence
 WHOLE_WITHIN_S = 60  # a bound for a hang: a Sentinel looks at its replicas only every ten seconds
 SERVICE = "boxes"
@@ -133,6 +135,17 @@ class _Servers:
     def replicas(self) -> list[Node]:
         return [node for node in self.nodes if node.alive and not node.is_primary]
 
+    def replicas_of(self, primary: Node) -> list[Node]:
+        """Those that follow a primary."""
+        return [self.at(int(port)) for _, port, _ in primary.ask("ROLE")[2]]
+
+    def _wait_for_diverted(self, replicas: list[Node], link: Link) -> None:
+        def follows(node: Node) -> bool:
+            replication = node.client.info("replication")
+            return replication["master_port"] == link.port and replication["master_link_status"] == "up"
+
+        until(lambda: all(map(follows, replicas)), "the replicas follow over the link")
+
     def clear(self) -> None:
         """Empty all servers; every replica has followed when this returns."""
         primaries = self.primaries()
@@ -206,8 +219,15 @@ class ClusterOfSix(_Servers):
 
     def replica_of(self, primary: Node) -> Node:
         """The one replica of a primary."""
-        [[_, port, _]] = primary.ask("ROLE")[2]
-        return self.at(int(port))
+        [replica] = self.replicas_of(primary)
+        return replica
+
+    def divert(self, primary: Node) -> Link:
+        """Have the replica of a primary follow it over a link that can be held; return the link."""
+        link = Link(primary.port)
+        primary.client.config_set("cluster-announce-port", link.port)  # whoever asks the cluster goes there too
+        self._wait_for_diverted(self.replicas_of(primary), link)
+        return link
 
     def hand_over(self, theatre: str) -> None:
         """Have a theatre's replica take the place of its primary, without a loss: writes rest while it catches up.
@@ -313,9 +333,12 @@ class Migration:
         found: list[str] = self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, most)
         return found
 
-    def trickle(self) -> None:
-        """Carry everything over in small pieces, so that most of it is split for a while."""
-        while keys := self.keys_left(5):
+    def trickle(self, pieces: int = 1000) -> None:
+        """Carry up to so many small pieces over, so that the theatre is split for a while."""
+        for _ in range(pieces):
+            keys = self.keys_left(5)
+            if not keys:
+                return
             self.move(*keys)
             time.sleep(0.01)
 
@@ -391,6 +414,17 @@ class PrimaryOfTwo(_Servers):
             self.primary.ask("CLIENT", "PAUSE", 10_000, "WRITE")
         # They refuse while they are not done with the failover before.
         until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE, *how), "the Sentinels take the order")
+
+    def divert(self, primary: Node) -> Link:
+        """Have the replicas follow the primary over a link that can be held; return the link.
+
+        Sentinels put up with it as long as a failover may take them.
+        """
+        link, replicas = Link(primary.port), self.replicas_of(primary)
+        for node in replicas:
+            node.ask("REPLICAOF", "127.0.0.1", link.port)
+        self._wait_for_diverted(replicas, link)
+        return link
 
     def lose(self) -> None:
         """Kill the primary."""

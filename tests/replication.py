@@ -26,9 +26,12 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 class Link:
-    """Listens on a free port of loopback for the server at the Unix socket `upstream`, and can hold all bytes back."""
+    """Listens on a free port of loopback for the server at `upstream`, a Unix socket's URL or a port of loopback.
 
-    def __init__(self, upstream: str) -> None:
+    It can hold back what replicas are told; nobody else notices.
+    """
+
+    def __init__(self, upstream: str | int) -> None:
         self.lead_to(upstream)
         self._free = threading.Event()
         self._free.set()
@@ -36,12 +39,12 @@ class Link:
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lead_to(self, upstream: str) -> None:
+    def lead_to(self, upstream: str | int) -> None:
         """Take the next connections to this server."""
-        self._upstream = upstream.removeprefix("unix://")
+        self._upstream = upstream
 
     def hold(self) -> None:
-        """Let nothing through any more, either way."""
+        """Let nothing through to a replica any more, nor back."""
         self._free.clear()
 
     def release(self) -> None:
@@ -56,19 +59,29 @@ class Link:
         with contextlib.suppress(OSError):
             while True:
                 here, _ = self._listener.accept()
-                there = socket.socket(socket.AF_UNIX)
                 try:
-                    there.connect(self._upstream)
+                    there = self._connected()
                 except OSError:  # the server is gone
                     here.close()
                     continue
+                is_replica = threading.Event()
                 for pair in ((here, there), (there, here)):
-                    threading.Thread(target=self._forward, args=pair, daemon=True).start()
+                    threading.Thread(target=self._forward, args=(*pair, is_replica), daemon=True).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _connected(self) -> socket.socket:
+        if isinstance(self._upstream, int):
+            return socket.create_connection(("127.0.0.1", self._upstream))
+        there = socket.socket(socket.AF_UNIX)
+        there.connect(self._upstream.removeprefix("unix://"))
+        return there
+
+    def _forward(self, source: socket.socket, sink: socket.socket, is_replica: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                self._free.wait()
+                if b"PSYNC" in data:  # a replica asks for what its primary writes
+                    is_replica.set()
+                if is_replica.is_set():
+                    self._free.wait()
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):

@@ -99,10 +99,12 @@ def test_the_list_names_every_scenario(capsys: pytest.CaptureFixture[str]) -> No
     assert [line.split()[0] for line in lines] == list(SCENARIOS)
 
 
-def test_an_unknown_scenario_is_refused() -> None:
+@pytest.mark.parametrize("option", ["--scenario", "--server"])
+def test_an_unknown_scenario_or_server_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        chaos.main(["--scenario", "no-such"])
+        chaos.main([option, "no-such"])
     assert error.value.code == 2
+    assert "no-such" in capsys.readouterr().err
 
 
 def test_the_page_has_the_figures_of_the_last_recorded_run_of_every_scenario() -> None:

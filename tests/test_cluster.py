@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -16,7 +15,7 @@ from http_api import ASHA, Api
 
 from service.app import create_app
 from service.cluster import Cluster
-from service.errors import Unavailable
+from service.errors import SoldOut, Unavailable
 from service.keys import ticket_key
 from service.model import Showtime, Theatre, Ticket
 from service.pools import pool_for
@@ -25,14 +24,11 @@ from service.scripts import AVAILABILITY
 from service.settings import Settings
 from service.store import Store
 from tests.clusters import ClusterOfSix, Node
-from tests.rush import Rush
+from tests.rush import THEATRES, Rush
 
 HOUR_MS = 3_600_000
 PERSON = ("Asha Rao", "+919812345678")
-# One on each shard of three.
-LEFT, MIDDLE, RIGHT = THEATRES = [
-    Theatre(name, name.title(), ZoneInfo("UTC"), 20, ("15:00", "18:00", "21:00")) for name in ("odeon", "lux", "plaza")
-]
+LEFT, MIDDLE, RIGHT = THEATRES
 
 
 class House:
@@ -42,7 +38,7 @@ class House:
         self.pipeline = pipeline
         self.programme = Programme(THEATRES, 8 * HOUR_MS)
         self.store = Store(pipeline, self.programme)
-        self._issued = 0
+        self.issued = 0
 
     def showtime(self, theatre: Theatre = LEFT, timing: str = "18:00") -> Showtime:
         """The day after tomorrow's."""
@@ -50,8 +46,8 @@ class House:
         return self.programme.showtime(theatre, f"{date}T{timing}")
 
     def next_id(self, theatre: Theatre = LEFT) -> str:
-        self._issued += 1
-        return f"{theatre.id}-{self._issued:016d}"
+        self.issued += 1
+        return f"{theatre.id}-{self.issued:016d}"
 
     async def book(self, showtime: Showtime) -> Ticket:
         ticket_id = self.next_id(showtime.theatre)
@@ -94,6 +90,28 @@ async def test_every_theatre_is_sold_on_its_own_shard(cluster: ClusterOfSix, hou
         )
     assert house.pipeline.ready
     assert house.pipeline.connects == 3
+
+
+async def test_a_seat_given_back_is_sold_to_one_of_those_who_ask_afterwards(
+    cluster: ClusterOfSix, house: House
+) -> None:
+    """In another web process too, whatever is asked there meanwhile, and whoever shares a question."""
+
+    async def haggle(other: House, showtime: Showtime) -> None:
+        tickets = await asyncio.gather(*(house.book(showtime) for _ in range(showtime.theatre.capacity)))
+        ticket = tickets[0]
+        for _ in range(15):
+            early = [asyncio.create_task(other.book(showtime)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await house.store.cancel(ticket)
+            late = [asyncio.create_task(other.book(showtime)) for _ in range(3)]
+            ends = await asyncio.gather(*early, *late, return_exceptions=True)
+            [ticket] = [end for end in ends if isinstance(end, Ticket)]
+            assert Counter(map(type, ends)) == {Ticket: 1, SoldOut: 5}
+
+    async with opened(cluster) as other:
+        other.issued = 1_000_000
+        await asyncio.gather(*(haggle(other, house.showtime(theatre)) for theatre in THEATRES))
 
 
 # A slot moves

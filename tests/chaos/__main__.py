@@ -6,7 +6,9 @@ only if no scenario found a violation.
 
 import argparse
 import asyncio
+import logging
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 # The scenarios register themselves.
-from tests.chaos import durability_faults, report, store_faults, web_faults, wire_faults  # noqa: F401  as said
+from tests.chaos import deployment_faults, durability_faults, report, store_faults, web_faults, wire_faults  # noqa: F401  as said
 from tests.chaos.report import Result
 from tests.chaos.stage import SCENARIOS, Scenario, Stage
 
@@ -25,11 +27,11 @@ REPORT = Path(__file__).parent / "report.json"
 SCENARIO_LIMIT_S = 240
 
 
-async def perform(scenario: Scenario, seed: int, scale: float = 1.0) -> Result:
+async def perform(scenario: Scenario, seed: int, scale: float = 1.0, server: str | None = None) -> Result:
     """Run one scenario. Whatever it raises is a violation: a promise was not shown."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        stage = Stage(f"{scenario.name}/{seed}", Path(folder), scale)
+        stage = Stage(f"{scenario.name}/{seed}", Path(folder), scale, server)
         try:
             async with asyncio.timeout(SCENARIO_LIMIT_S):
                 await scenario.run(stage)
@@ -58,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{scenario.name:20} {scenario.failure}: {scenario.promise}")
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.getLogger("service").addHandler(logging.NullHandler())  # what a rush in this process logs is no news here
     _allow_many_connections()
     try:
-        results = list(_run([SCENARIOS[name] for name in options.scenario or SCENARIOS], options.seed))
+        chosen = [SCENARIOS[name] for name in options.scenario or SCENARIOS]
+        results = list(_run(chosen, options.seed, options.server))
     except KeyboardInterrupt:
         print("chaos: interrupted; every process has been stopped", file=sys.stderr)
         return 130
@@ -80,10 +84,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--scenario", action="append", choices=SCENARIOS, metavar="NAME", help="run this one; may be repeated"
     )
+    parser.add_argument(
+        "--server",
+        type=_server,
+        metavar="PROGRAM",
+        help="of the servers that replicate to each other, such as redis-server (default: the bundled Valkey)",
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios and what each must show")
     parser.add_argument("--record", action="store_true", help="put the figures into docs/reliability.md")
     parser.add_argument("--report", type=Path, default=REPORT, help="JSON file for the figures")
     return parser.parse_args(argv)
+
+
+def _server(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"there is no program {program}")
+    return found
 
 
 def _allow_many_connections() -> None:
@@ -96,12 +113,12 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _run(scenarios: Iterable[Scenario], seed: int) -> Iterable[Result]:
+def _run(scenarios: Iterable[Scenario], seed: int, server: str | None) -> Iterable[Result]:
     print(f"{'seed ' + str(seed):20}{'calls':>8}{'accepted':>10}{'unknown':>9}{'refused':>9}{'violations':>12}{'s':>7}")
     for scenario in scenarios:
         if sys.stderr.isatty():
             print(f"\r{scenario.name} …", end="\r", file=sys.stderr, flush=True)
-        result = asyncio.run(perform(scenario, seed))
+        result = asyncio.run(perform(scenario, seed, server=server))
         print(
             f"{result.scenario:20}{result.calls:8,}{result.accepted:10,}{result.unknown:9,}{result.refused:9,}"
             f"{len(result.violations):12,}{result.seconds:7.1f}"

