@@ -114,6 +114,21 @@ async def test_a_new_programme_is_taken_over_without_losing_a_request_or_a_ticke
     assert await chain.theatres() == ["lyric", "main"]
     assert (await chain.book("lyric", "20:00")).status == 201
 
+    # The showtime with fewer seats than it sold: every ticket stays, and no more are sold until it is below that.
+    [label] = {
+        each["showtime"] for each in (await chain.ask("GET", "/")).json["showtimes"] if each["theatre"] == "main"
+    }
+    at_21 = f"/v1/theatres/main/showtimes/{label}"
+    seats = (await chain.ask("GET", at_21)).json
+    booked = statuses.count(201)
+    assert (seats["booked"], seats["capacity"], seats["available"], seats["status"]) == (booked, 1, 0, "sold_out")
+    listed = (await chain.ask("GET", f"{at_21}/tickets")).json["tickets"]
+    assert len(listed) == booked
+    for ticket in listed:
+        assert (await chain.book("main", "21:00")).json["code"] == "sold_out"
+        assert (await chain.ask("DELETE", f"/v1/tickets/{ticket['ticket_id']}")).status == 204
+    assert (await chain.book("main", "21:00")).status == 201
+
     # The showtime that has gone: its tickets are there, more than there are seats now; new ones are not.
     at_18 = f"/v1/theatres/main/showtimes/{sold[0]['showtime']}"
     seats = (await chain.ask("GET", at_18)).json
