@@ -577,9 +577,8 @@ class Pipeline:
             return
         self._replicas_missing = missing
         if missing:
-            log.warning(
-                "%s: %s of %d; changes are refused", TOO_FEW_REPLICAS, trouble or answer.result(), self._replicas
-            )
+            what = trouble or f"{answer.result()} of {self._replicas}"
+            log.warning("%s: %s; changes are refused", TOO_FEW_REPLICAS, what)
         else:
             log.warning("enough Redis replicas confirm again")
 
