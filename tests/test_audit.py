@@ -62,6 +62,12 @@ def lines(report: Report) -> list[str]:
     return [str(disagreement) for disagreement in report.disagreements]
 
 
+def test_fields_of_another_version_are_no_disagreement(client: redis.Redis) -> None:
+    for key in (LATE_KEY, ticket(DEE)):
+        client.hset(key, "of_the_next_version", "told to nobody")
+    assert lines(audit(client, PROGRAMME)) == []
+
+
 def test_clean_books_agree(client: redis.Redis) -> None:
     report = audit(client, PROGRAMME)
     assert lines(report) == []

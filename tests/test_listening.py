@@ -1,8 +1,8 @@
 """The listening socket: where it may be, what may be handed over, and how connections are let go."""
 
-import contextlib
 import os
 import re
+import select
 import socket
 import sys
 
@@ -90,20 +90,19 @@ def test_the_second_at_a_shared_port_gets_its_part_once_it_is_told_to_take_it() 
 
 
 def accepted_of(count: int, *listeners: socket.socket) -> tuple[int, ...]:
-    """How many of so many connections wait at each of the listeners, which all share a port."""
+    """How many of so many connections come to each of the listeners, which all share a port."""
     address = listeners[-1].getsockname()
     clients = [socket.create_connection(address, timeout=WAIT_S) for _ in range(count)]
-    found = []
-    for listener in listeners:
-        listener.setblocking(False)
-        found.append(0)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                listener.accept()[0].close()
-                found[-1] += 1
+    found = dict.fromkeys(listeners, 0)
+    while sum(found.values()) < count:
+        waiting, _, _ = select.select(listeners, [], [], WAIT_S)
+        assert waiting, found
+        for listener in waiting:
+            listener.accept()[0].close()
+            found[listener] += 1
     for client in clients:
         client.close()
-    return tuple(found)
+    return tuple(found.values())
 
 
 def hand_over(monkeypatch: pytest.MonkeyPatch, given: socket.socket, count: int = 1) -> None:

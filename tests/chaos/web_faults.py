@@ -3,17 +3,22 @@
 import asyncio
 import contextlib
 import datetime
+import itertools
 import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from hashlib import sha1
 from pathlib import Path
 
+from loadtests.release import other_version
+from service.scripts import BOOK
 from tests.chaos.client import Client, HttpWindow, NoAnswerError
-from tests.chaos.service import Service
+from tests.chaos.service import ROOT, Service, until
 from tests.chaos.stage import Stage, scenario
-from tests.history.crowd import Crowd
+from tests.history.crowd import UNCLEAR, Crowd
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -31,6 +36,70 @@ async def web_killed(stage: Stage) -> None:
             os.kill(stage.dice.choice(service.web_processes()), signal.SIGKILL)
             returns.append(await crowd.recovers())
         stage.figures["first change after a kill, s"] = ", ".join(map(str, returns))
+
+
+# Another version
+
+
+class Fresh(Client):
+    """A client that makes a new connection for each request."""
+
+    async def ask(self, *request, **more):
+        """Ask, and hang up after the answer."""
+        try:
+            return await super().ask(*request, **more)
+        finally:
+            self.close()
+
+
+@scenario(
+    "release",
+    failure="a release: another version, whose scripts have other digests, starts on the shared port, both serve, then"
+    " the first one is told to end; again and again",
+    promise="both sell the same seats; a key repeated at the other is the same ticket; no request fails",
+    quick=0.2,
+)
+async def release(stage: Stage) -> None:
+    other = other_version(stage.new_folder())
+    trees = itertools.cycle((other, ROOT))
+    with stage.valkey() as valkey:
+        async with stage.service(store=valkey, environment={"MATINEE_SHARE_PORT": "on"}) as service:
+            # Without lasting connections the calls about one ticket go to the one version and to the other.
+            clients = [Fresh(service.port) if number % 4 else Client(service.port) for number in range(32)]
+            async with stage.crowd_at([HttpWindow(client) for client in clients]) as crowd:
+                for _ in range(stage.times(5)):
+                    await crowd.answers(300)
+                    former = await service.start_beside(next(trees))
+                    await crowd.answers(600)
+                    await _expect_the_same_of_both(stage, service)
+                    former.terminate()
+                    await until(lambda former=former: former.poll() is not None, "the end of the former version")
+                    stage.expect(former.returncode == 0, f"it ended with code {former.returncode}")
+                await crowd.answers(300)
+            known = valkey.client.script_exists(
+                BOOK.sha, sha1((other / "service/lua/book.lua").read_bytes()).hexdigest()
+            )
+            stage.expect(all(known), "the versions have not both booked")
+    failed = Counter(call.code for call in stage.calls if call.code in UNCLEAR)
+    stage.expect(not failed, f"requests failed: {dict(failed)}")
+    stage.figures["failed requests"] = failed.total()
+
+
+async def _expect_the_same_of_both(stage: Stage, service: Service) -> None:
+    """The booking of one key, and the list with its ticket, asked for on connections that either version may get."""
+    booked = await stage.person(service).book(stage.dice.choice(stage.labels), with_key=True)
+    wish = {"name": booked.name, "phone": booked.phone, "timing": booked.showtime}
+    headers = {"Idempotency-Key": f"key-{booked.name.removeprefix('Guest ')}"}
+    for _ in range(8 if booked.outcome == "done" else 0):
+        answer = await Fresh(service.port).ask("POST", "/v1/tickets", wish, headers)
+        stage.expect(
+            (answer.status, answer.json.get("ticket_id")) == (201, booked.ticket_id),
+            f"a repeated key is answered {answer.status} {answer.body!r}",
+        )
+        listed = await Fresh(service.port).ask("GET", f"/v1/theatres/main/showtimes/{booked.showtime}/tickets")
+        stage.expect(
+            booked.ticket_id in {each["ticket_id"] for each in listed.json["tickets"]}, "a ticket that is not listed"
+        )
 
 
 # Clients that go away
