@@ -240,6 +240,7 @@ class House:
             self.port = _free_port()
         self.ports = [_free_port(), _free_port()] if way.balanced else [self.port]
         self._settings = {
+            "MATINEE_LOG_FORMAT": "text",
             "MATINEE_CAPACITY": str(CAPACITY),
             "MATINEE_TIMINGS": ",".join(TIMINGS),
             "MATINEE_DATA_DIR": str(folder / "data"),

@@ -9,9 +9,12 @@ import http.client
 import logging
 import os
 import sys
+from collections.abc import Callable
 
-from service import __version__
-from service.settings import Settings, SettingsError, describe
+from service import __version__, logs
+from service.settings import Settings, SettingsError, describe, log_format
+
+log = logging.getLogger(__name__)
 
 HEALTH_TIMEOUT_S = 3.0
 
@@ -40,11 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
             )
     chosen = parser.parse_args(arguments)
 
-    logging.basicConfig(format="matinee: %(message)s", level=logging.INFO)
+    serves = chosen.run is _serve
+    logs.configure(log_format(os.environ) if serves else "text")
     try:
         return int(chosen.run(Settings.from_environment(os.environ), chosen))
     except SettingsError as error:
-        return _fail(error)
+        return _fail(error, log.error if serves else _print)
     except KeyboardInterrupt:
         return 130
 
@@ -57,7 +61,7 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
     try:
         serve(settings, programme_from(settings), create_app)
     except CANNOT_START as error:
-        return _fail(error)
+        return _fail(error, log.error)
 
 
 def _check(settings: Settings, _: argparse.Namespace) -> int:
@@ -97,10 +101,14 @@ def _health(settings: Settings, _: argparse.Namespace) -> int:
     return 0 if status == http.HTTPStatus.OK else _fail(f"not ready: status {status}")
 
 
-def _fail(reason: object) -> int:
-    """Say it on stderr, each line of it under the program's name."""
+def _print(line: str) -> None:
+    print(f"matinee: {line}", file=sys.stderr)
+
+
+def _fail(reason: object, say: Callable[[str], None] = _print) -> int:
+    """Say it on stderr, line by line. What a command says is for whoever called it; the service has a log."""
     for line in str(reason).splitlines():
-        print(f"matinee: {line}", file=sys.stderr)
+        say(line)
     return 1
 
 

@@ -50,7 +50,7 @@ def create_app(settings: Settings, programme: Programme, pool: ConnectionPool | 
         fronts=Fronts(box_office, programme, PAGES),
     )
     app = web.Application(client_max_size=BODY_LIMIT)
-    add_routes(app, desk)
+    add_routes(app, desk, access_log=settings.access_log)
 
     async def connection(_app: web.Application) -> AsyncIterator[None]:
         await pipeline.open()

@@ -5,15 +5,21 @@ first head as long as an idle connection. What is added here runs once per conne
 data came, for less than a tenth of a microsecond.
 """
 
+import logging
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from service.lean import Answer
+from service.lean import Answer, identity
+from service.tracing import Identity, new_id
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Identity], Answer]
 
 # A client that has connected sends its first head within so long, however it trickles.
 HEAD_DEADLINE_S = 10.0
@@ -32,12 +38,12 @@ def connections_max() -> int:
 
 
 def tend_connections(
-    app: web.Application, malformed: Callable[[], Answer], crowded: Callable[[], Answer], most: int | None = None
+    app: web.Application, *, malformed: Tell, crowded: Tell, failed: Tell, most: int | None = None
 ) -> None:
     """Bound the connections to an application by `most`, by default what the process can hold.
 
     `malformed` makes the answer to what is no HTTP or has a head too long; `crowded` the one to a newcomer when all
-    connections are busy. No body is unpacked.
+    connections are busy; `failed` the one to a request that failed outside of its handler. No body is unpacked.
     """
     make_server = app._make_handler
 
@@ -46,7 +52,7 @@ def tend_connections(
         server = make_server(auto_decompress=False, **options)
         server.__class__ = _Server
         assert isinstance(server, _Server)  # noqa: S101  as it says a line above
-        server.malformed, server.crowded = malformed, crowded
+        server.malformed, server.crowded, server.failed = malformed, crowded, failed
         server.most = most or connections_max()
         server.leaving = 0
         return server
@@ -55,6 +61,7 @@ def tend_connections(
 
 
 _receive = RequestHandler.data_received
+_finish = RequestHandler.finish_response
 
 
 class _Connection(RequestHandler):
@@ -100,20 +107,34 @@ class _Connection(RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002  aiohttp's signature
     ) -> web.StreamResponse:
-        """Answer what is no HTTP.
+        """Answer what is no HTTP, or what failed in aiohttp.
 
-        aiohttp's own way logs a traceback each time, and with it what the client sent, perhaps a phone number.
+        aiohttp's own way logs a traceback each time, and with it what the client sent, perhaps a phone number; or the
+        client's address.
         """
-        if status != HTTPStatus.BAD_REQUEST:  # a failure of the service itself, which the log must tell
-            return super().handle_error(request, status, exc, message)
-        self.close()  # what else comes is not looked at
-        self._forget_errors(exc)
         assert isinstance(self._manager, _Server)  # noqa: S101  made by it
-        refusal = self._manager.malformed()
+        called = identity(request)
+        if status == HTTPStatus.BAD_REQUEST:
+            self.close()  # what else comes is not looked at
+            self._forget_errors(exc)
+            refusal = self._manager.malformed(called)
+        else:
+            log.error("a request failed outside of its handler", exc_info=exc, extra=called.fields)
+            if request.writer.output_size:
+                raise ConnectionError("a part of the answer has left")
+            refusal = self._manager.failed(called)
         refusal.force_close()
         return refusal
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Have every answer say which request it is for; ours do by themselves, aiohttp's own do not."""
+        if resp.__class__ is not Answer:
+            resp.headers.update(identity(request).headers)
+        return _finish(self, request, resp, start_time)
 
     def _forget_errors(self, *errors: BaseException | None) -> None:
         """Let go of what was received of heads that are no HTTP.
@@ -128,8 +149,9 @@ class _Connection(RequestHandler):
 
 
 class _Server(web.Server):
-    malformed: Callable[[], Answer]
-    crowded: Callable[[], Answer]
+    malformed: Tell
+    crowded: Tell
+    failed: Tell
     most: int
     leaving: int
 
@@ -140,7 +162,8 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         if len(self._connections) - self.leaving > self.most and not self._make_room():
             assert isinstance(handler, _Connection)  # noqa: S101  made by `__call__`
-            transport.write(self.crowded().closing())
+            nobody = Identity(new_id())
+            transport.write(self.crowded(nobody).closing(nobody))
             self.leaving += 1
             handler.leave()
 

@@ -16,6 +16,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
+from service.tracing import NAMED, REQUEST_ID, TRACEPARENT, Identity, identify, new_id
+
 CRLF = "\r\n"
 
 # A client takes an answer that is too large for the buffers within so long, however slowly it reads.
@@ -24,6 +26,8 @@ JSON = "application/json"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Headers = tuple[tuple[str, str], ...]
+
+_IDENTITY = "identity"  # where a request keeps it
 
 # Without it aiohttp tells everybody its own version and Python's.
 SERVER = (hdrs.SERVER, "Matinee")
@@ -47,6 +51,15 @@ def open_lane(app: web.Application, handlers: Mapping[tuple[str, str], Handler])
         return handler(request)
 
     app._handle = handle  # type: ignore[assignment,method-assign]  # the server asks the application for it when it starts
+
+
+def identity(request: web.BaseRequest) -> Identity:
+    """What the request is called; found out once."""
+    known = request._state
+    found: Identity | None = known.get(_IDENTITY)
+    if found is None:
+        found = known[_IDENTITY] = identify(request.headers)
+    return found
 
 
 def whole_body(request: web.BaseRequest) -> bytes | None:
@@ -89,11 +102,12 @@ class Answer(web.Response):
         protocol = request.protocol
         transport = protocol.transport
         if transport is None or transport.is_closing() or not self._is_quick(request):
+            self.headers.update(identity(request).headers)
             return await super().prepare(request)
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
         head = (
-            f"{_opening(self._status, self._media_type)}{_lines(self._given)}"
+            f"{_opening(self._status, self._media_type)}{_name(request)}{_lines(self._given)}"
             f"{'' if self._keep_alive else 'Connection: close' + CRLF}"
             f"{'' if self._status in _EMPTY else f'Content-Length: {len(self._whole)}{CRLF}'}"
             f"Date: {rfc822_formatted_time()}{CRLF}{CRLF}"
@@ -105,10 +119,10 @@ class Answer(web.Response):
             await _read_by_client(protocol)
         return self._payload_writer
 
-    def closing(self) -> bytes:
+    def closing(self, identity: Identity) -> bytes:
         """The whole answer for a connection that ends with it, to be written without a request."""
         return (
-            f"{_opening(self._status, self._media_type)}{_lines(self._given)}Connection: close{CRLF}"
+            f"{_opening(self._status, self._media_type)}{identity.head}{_lines(self._given)}Connection: close{CRLF}"
             f"Content-Length: {len(self._whole)}{CRLF}{CRLF}"
         ).encode() + self._whole
 
@@ -119,6 +133,14 @@ class Answer(web.Response):
             return False
         match = getattr(request, "_match_info", None)  # none in the lane, nor where aiohttp refuses a request
         return match is None or not any(app.on_response_prepare for app in match._apps)
+
+
+def _name(request: web.BaseRequest) -> str:
+    """The lines of the head that say which request it is. Most came without a name, and nobody asked for one before."""
+    sent = request.headers
+    if _IDENTITY in request._state or REQUEST_ID in sent or TRACEPARENT in sent:
+        return identity(request).head
+    return f"{NAMED}{new_id()}{CRLF}"
 
 
 async def _read_by_client(protocol: RequestHandler) -> None:

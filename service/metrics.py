@@ -16,6 +16,7 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from service import __version__
 from service.cluster import Cluster
 from service.histogram import Histogram
 from service.pipeline import BATCH_BOUNDS, ROUND_TRIP_BOUNDS_S, Pipeline
@@ -28,6 +29,14 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read wh
 
 # 1 ms is a booking on a quiet machine, 200 ms what an on-sale crowd may see, 2 s the deadline of Redis.
 LATENCY_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+# Counters that are there from the start, at 0: Prometheus sees no growth in one that begins with its first event.
+KNOWN_LABELS = {
+    "bookings": ("booked", "replayed", "sold_out", "unavailable", "outcome_unknown"),
+    "tickets": ("booked", "moved", "cancelled", "admitted"),
+    "shed": ("command", "listener", "connection"),
+}
 
 
 class RouteTally:
@@ -49,7 +58,9 @@ class Metrics:
     """The counts of one web process.
 
     `bookings` counts outcomes of booking: `booked`, `replayed`, or the problem's code. `tickets` counts what became of
-    seats: `booked`, `moved`, `cancelled`, `admitted`. `listeners` tells how many clients follow a live stream.
+    seats: `booked`, `moved`, `cancelled`, `admitted`. `shed` counts who was refused at once for want of room:
+    `listener`, `connection`; what the pipeline refuses, it counts itself. `listeners` tells how many clients follow a
+    live stream.
     """
 
     def __init__(self, pipeline: Pipeline | Cluster) -> None:
@@ -57,6 +68,7 @@ class Metrics:
         self._routes: dict[tuple[str, str], RouteTally] = {}
         self.bookings: Tally[str] = Tally()
         self.tickets: Tally[str] = Tally()
+        self.shed: Tally[str] = Tally()
         self.listeners: Callable[[], int] = lambda: 0
         self._lag = Histogram(LATENCY_BOUNDS_S)
         self._seen = Tally[str]()
@@ -109,9 +121,12 @@ class Metrics:
                 ("redis_batches", "Writes to Redis; each carries the commands of all who wait.", ()),
                 ("redis_reconnects", "Lost connections to Redis that were made anew.", ()),
                 ("redis_unconfirmed_batches", "Writes that too few replicas confirmed in time.", ()),
-                ("shed_requests", "Commands refused at once, since Redis was away or too many waited.", ()),
+                ("shed", "Refused at once: commands, listeners and connections there was no room for.", ("what",)),
             )
         }
+        for counter, labels in KNOWN_LABELS.items():
+            for label in labels:
+                self._counters[counter].labels(label)
         self._batches = Shown(
             "matinee_redis_batch_commands", "Commands in one write.", buckets=BATCH_BOUNDS, registry=registry
         )
@@ -134,8 +149,18 @@ class Metrics:
                 ("redis_in_flight_commands", "Commands written whose replies have not come."),
                 ("redis_ready", "Web processes for which Redis answered lately."),
                 ("listeners", "Clients that follow a live stream."),
+                ("web_processes", "Web processes that run."),
             )
         }
+        self._gauges["web_processes"].set(1)
+        versions = Gauge(
+            "matinee_build_info",
+            "Always 1; its label is the version.",
+            ("version",),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        versions.labels(__version__).set(1)
 
     async def _keep_flushing(self) -> None:
         loop = asyncio.get_running_loop()
@@ -153,17 +178,17 @@ class Metrics:
             for status, count in statuses.items():
                 self._requests.labels(method, template, status).inc(count)
             _hand_over(tally.seconds, self._durations.labels(method, template))
-        for counter, tallied in (("bookings", self.bookings), ("tickets", self.tickets)):
+        pipeline = self._pipeline
+        self.shed["command"], self._seen["shed"] = pipeline.shed - self._seen["shed"], pipeline.shed
+        for counter, tallied in (("bookings", self.bookings), ("tickets", self.tickets), ("shed", self.shed)):
             for label, count in tallied.items():
                 self._counters[counter].labels(label).inc(count)
             tallied.clear()
-        pipeline = self._pipeline
         for counter, grown in (
             ("redis_commands", pipeline.commands),
             ("redis_batches", pipeline.batches),
             ("redis_reconnects", pipeline.reconnects),
             ("redis_unconfirmed_batches", pipeline.unconfirmed),
-            ("shed_requests", pipeline.shed),
         ):
             self._counters[counter].inc(grown - self._seen[counter])
             self._seen[counter] = grown

@@ -25,6 +25,10 @@ its own machine only and takes every caller for the box office.
 what each one means and what to do. A path that is none of these is 404 `route_not_found`, another method of one is 405
 `method_not_allowed` with `Allow`. Where there is GET there is HEAD.
 
+**Requests.** Every answer has `X-Request-ID`, and every problem `request_id`: what the operator's log calls the
+request. A client may name it with that header: 1 to 128 letters, digits and `- . _ ~ : / + =`. A W3C `traceparent`
+that comes is given back with the id of what was done here.
+
 **Times.** A timing is `HH:MM`, the next showtime at that time, or a full local `YYYY-MM-DDTHH:MM` in the theatre's
 zone.
 """
@@ -131,6 +135,11 @@ _HEADERS: dict[str, tuple[str, str]] = {
     "Location": ("The ticket's address.", f"/v1/tickets/{examples.TICKET_ID}"),
     "Retry-After": ("Seconds after which to try again.", "1"),
     "Vary": ("What of the request the answer depends on.", "Accept"),
+    "X-Request-ID": ("What this request is called, in the operator's log too.", examples.REQUEST_ID),
+    "traceparent": (
+        "Where a valid one came: the same trace, and the id of what was done here. W3C Trace Context.",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    ),
     "WWW-Authenticate": ("How to show who one is.", 'Bearer realm="box office"'),
 }
 # One event of the stream. OpenAPI 3.1 has no word for "each item of"; tools that know streams take it as that.
@@ -151,7 +160,10 @@ _EVENT = {
 }
 
 # Those that are not there each time.
-_SOMETIMES = frozenset({"Content-Disposition", "Idempotency-Replayed"})
+_SOMETIMES = frozenset({"Content-Disposition", "Idempotency-Replayed", "traceparent"})
+
+# Those that every answer has, or may have.
+_ALWAYS = ("X-Request-ID", "traceparent")
 
 # The pages for people and their browsers are not for programs.
 _API = tuple(route for route in ROUTES if not route.page)
@@ -248,8 +260,7 @@ def _success(route: Route) -> dict[str, Any]:
         }
     if route.answer is not None:
         response["description"] = (route.answer.__doc__ or "").partition("\n")[0]
-    if route.headers:
-        response["headers"] = _headers(route.headers)
+    response["headers"] = _headers(route.headers)
     if links := _links(route):
         response["links"] = links
     return response
@@ -324,11 +335,12 @@ def _problem_response(codes: tuple[str, ...], page: bool) -> dict[str, Any]:
 def _problem_example(code: str) -> dict[str, Any]:
     kind = problems.PROBLEMS[code]
     problem, _ = problems.describe(examples.ERRORS[code])
+    problem.request_id = examples.REQUEST_ID
     return {"summary": kind.title, "description": f"{kind.meaning} {kind.remedy}", "value": problem}
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*names, *_ALWAYS)}
 
 
 def _header(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from service import errors, wire
 from service.lean import Answer, Headers
+from service.tracing import Identity
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -225,11 +226,13 @@ def describe(error: errors.MatineeError) -> tuple[wire.Problem, dict[str, str]]:
     return problem, headers
 
 
-def answer(error: errors.MatineeError) -> Answer:
-    """The answer that tells a program of an error."""
-    if type(error) is errors.SoldOut:  # what a crowd hears over and over, in the same words
-        return Answer(_sold_out(error.detail), status=_SOLD_OUT, media_type=CONTENT_TYPE, headers=_NO_STORE)
+def answer(error: errors.MatineeError, called: Identity) -> Answer:
+    """The answer that tells a program of an error, at the request that is `called` so."""
+    if type(error) is errors.SoldOut:  # what a crowd hears over and over, in the same words but for the last one
+        said = f'{_sold_out(error.detail)},"request_id":"{called.request_id}"}}'
+        return Answer(said.encode(), status=_SOLD_OUT, media_type=CONTENT_TYPE, headers=_NO_STORE)
     problem, headers = describe(error)
+    problem.request_id = called.request_id
     body = wire.encode(problem)
     response = Answer(body, status=problem.status, media_type=CONTENT_TYPE, headers=tuple(headers.items()))
     if problem.code in CLOSING:
@@ -238,18 +241,25 @@ def answer(error: errors.MatineeError) -> Answer:
 
 
 @lru_cache(maxsize=1024)
-def _sold_out(detail: str) -> bytes:
-    return wire.encode(describe(errors.SoldOut(detail))[0])
+def _sold_out(detail: str) -> str:
+    return wire.encode(describe(errors.SoldOut(detail))[0]).decode().removesuffix("}")
 
 
-def malformed() -> Answer:
+def malformed(called: Identity) -> Answer:
     """The answer to what is no HTTP at all. It repeats nothing of what was sent."""
-    return answer(HttpError("malformed_request", "The request is not valid HTTP, or a line of its head is too long."))
+    error = HttpError("malformed_request", "The request is not valid HTTP, or a line of its head is too long.")
+    return answer(error, called)
 
 
-def crowded() -> Answer:
+def crowded(called: Identity) -> Answer:
     """The answer to a connection that there is no room for."""
-    return answer(errors.Unavailable("This process holds as many connections as it can; nothing was done."))
+    error = errors.Unavailable("This process holds as many connections as it can; nothing was done.")
+    return answer(error, called)
+
+
+def failed(called: Identity) -> Answer:
+    """The answer to a request that failed outside of its handler."""
+    return answer(internal(), called)
 
 
 def internal() -> HttpError:

@@ -166,7 +166,11 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's warnings and errors, written like our own lines."""
 
-    error_fmt = "matinee: %(message)s"
+    def setup(self, cfg: Any) -> None:
+        """Leave the writing to `logs`."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types

@@ -18,9 +18,10 @@ import msgspec
 from service.address import Address, without_secrets
 
 PREFIX = "MATINEE_"
+LOG_FORMAT = "MATINEE_LOG_FORMAT"
 TIMING = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")  # [0-9], since \d takes the digits of every script
 Durability = Literal["always", "everysec"]
-DURABILITIES: tuple[Durability, ...] = get_args(Durability)
+LogFormat = Literal["auto", "json", "text"]
 CAPACITY_MAX = 100_000
 CAPACITY_DEFAULT = 20
 
@@ -46,7 +47,8 @@ class Settings(msgspec.Struct, frozen=True):
     Without a `programme` there is one theatre of `timings` (`HH:MM`, sorted), `capacity` and `timezone`.
     `ticket_life_ms` is how long after its showtime a ticket is kept. The embedded server flushes to disk before every
     answer (`always`) or once a second: its `durability`. A change is answered once `wait_replicas` have it. With
-    `share_port` another start of the service may listen beside this one.
+    `share_port` another start of the service may listen beside this one; with `access_log` there is a line for each
+    request.
     """
 
     host: str
@@ -63,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True):
     durability: Durability
     wait_replicas: int
     share_port: bool
+    log_format: LogFormat
+    access_log: bool
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -120,6 +124,12 @@ def describe() -> str:
     rows += [(variable.name, variable.default or "(unset)", variable.meaning) for variable in VARIABLES]
     name_width, default_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"{name:{name_width}}  {default:{default_width}}  {meaning}" for name, default, meaning in rows)
+
+
+def log_format(environ: Mapping[str, str]) -> LogFormat:
+    """How to log, needed before the other settings are read, to tell what is wrong with them; `auto` for a bad one."""
+    formats: Mapping[str, LogFormat] = {name: name for name in get_args(LogFormat)}
+    return formats.get(environ.get(LOG_FORMAT, ""), "auto")
 
 
 def is_loopback(host: str) -> bool:
@@ -227,18 +237,24 @@ def _ticket_life(text: str) -> int:
     return life_ms
 
 
-def _durability(text: str) -> str:
-    if text not in DURABILITIES:
-        raise ValueError(f"must be {' or '.join(DURABILITIES)}")
-    return text
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    return _one_of("on", "off")(text) == "on"
 
 
 def _share_port(text: str) -> bool:
-    if text not in {"on", "off"}:
-        raise ValueError("must be on or off")
-    if text == "on" and sys.platform != "linux":
+    shares = _switch(text)
+    if shares and sys.platform != "linux":
         raise ValueError("must be off on this system: only Linux spreads connections over those that share a port")
-    return text == "on"
+    return shares
 
 
 VARIABLES: tuple[Variable, ...] = (
@@ -314,7 +330,7 @@ VARIABLES: tuple[Variable, ...] = (
         "MATINEE_DURABILITY",
         "always",
         "when the embedded server flushes to disk: always, before every answer, or everysec",
-        _durability,
+        _one_of(*get_args(Durability)),
     ),
     Variable(
         "wait_replicas",
@@ -329,6 +345,20 @@ VARIABLES: tuple[Variable, ...] = (
         "off",
         "on: another start of the service may listen on the port beside this one, to take over from it (Linux)",
         _share_port,
+    ),
+    Variable(
+        "log_format",
+        LOG_FORMAT,
+        "auto",
+        "how `matinee serve` logs on stderr: json, text, or auto: text on a terminal, else json",
+        _one_of(*get_args(LogFormat)),
+    ),
+    Variable(
+        "access_log",
+        "MATINEE_ACCESS_LOG",
+        "off",
+        "on: a line for each request, with its route, status and duration",
+        _switch,
     ),
 )
 

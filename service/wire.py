@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service import fields
+from service import fields, tracing
 from service.model import Availability, ShowtimeStatus, Theatre, Ticket, TicketStatus, rfc3339
 
 encode = msgspec.json.Encoder().encode
@@ -56,6 +56,15 @@ Clock = Annotated[str, _meta("A clock time in the theatre's zone.", "18:00", pat
 Label = Annotated[str, _meta("A showtime in the theatre's local time.", "2026-11-24T18:00", pattern=fields.SHOWTIME)]
 Instant = Annotated[
     str, _meta("RFC 3339, with the theatre's offset then.", "2026-11-24T18:00:00+00:00", format="date-time")
+]
+
+RequestId = Annotated[
+    str,
+    _meta(
+        "What this request is called, as in the header X-Request-ID: tell it to the operator, whose log has it too.",
+        "b7e23ec29af22b0b-4861",
+        pattern=f"^{tracing.REQUEST_ID_PATTERN}$",
+    ),
 ]
 
 
@@ -278,6 +287,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     errors: list[FieldProblem] = []
     ticket_id: TicketId | None = None
     admitted_at: Instant | None = None
+    request_id: RequestId | None = None
 
 
 def mask(phone: str) -> str:

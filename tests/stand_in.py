@@ -6,7 +6,6 @@ Counters in the store stand for bookings, so that these tests do not depend on w
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ from redis.asyncio import ConnectionPool, Redis
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from service import logs
 from service import serve as serve_module
 from service.model import Theatre
 from service.programme import Programme
@@ -70,7 +70,7 @@ def create_app(settings: Settings, _programme: Programme, pool: ConnectionPool) 
 
 
 def main() -> None:
-    logging.basicConfig(format="matinee: %(message)s", level=logging.INFO)
+    logs.configure("text")
     given = json.loads(sys.argv[1])
     settings = Settings(
         host="127.0.0.1",
@@ -87,6 +87,8 @@ def main() -> None:
         wait_replicas=0,
         share_port=given["share_port"],
         ticket_life_ms=1000,
+        log_format="text",
+        access_log=False,
     )
     theatre = Theatre("main", "Main", settings.timezone, settings.capacity, settings.timings)
     try:

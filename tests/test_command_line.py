@@ -39,14 +39,14 @@ def test_tells_its_version_and_its_settings() -> None:
 
 @pytest.mark.parametrize("command", ["serve", "check", "health"])
 def test_a_bad_setting_is_one_line(command: str) -> None:
-    answer = matinee(command, PORT="5000 or so")
+    answer = matinee(command, PORT="5000 or so", LOG_FORMAT="text")
     assert answer.returncode == 1
     assert re.fullmatch(r"matinee: MATINEE_PORT is '5000 or so', but must be .*\n", answer.stderr)
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_a_server_out_of_reach_is_one_line(command: str) -> None:
-    answer = matinee(command, REDIS_URL="redis://:s3cret@127.0.0.1:1")
+    answer = matinee(command, REDIS_URL="redis://:s3cret@127.0.0.1:1", LOG_FORMAT="text")
     assert answer.returncode == 1
     assert re.fullmatch(r"matinee: cannot reach the server at 127\.0\.0\.1:1: .*\n", answer.stderr)
 

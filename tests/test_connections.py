@@ -59,7 +59,7 @@ async def served(most: int | None = None) -> AsyncIterator[Served]:
     app = web.Application()
     for handler in (here, slow, large):
         app.router.add_get(f"/{handler.__name__}", handler)
-    tend_connections(app, problems.malformed, problems.crowded, most)
+    tend_connections(app, malformed=problems.malformed, crowded=problems.crowded, failed=problems.failed, most=most)
     async with Served(app) as server:
         try:
             yield server

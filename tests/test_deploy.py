@@ -175,7 +175,12 @@ class TestSystemd:
 @contextlib.contextmanager
 def serving(command: list[str], folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A service with one web process, ready, for as long as the block runs."""
-    settings = {"MATINEE_PORT": str(port), "MATINEE_DATA_DIR": str(folder / "data"), "MATINEE_WORKERS": "1"}
+    settings = {
+        "MATINEE_PORT": str(port),
+        "MATINEE_LOG_FORMAT": "text",
+        "MATINEE_DATA_DIR": str(folder / "data"),
+        "MATINEE_WORKERS": "1",
+    }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=CLEAN_ENVIRONMENT | settings, stdout=log, stderr=log)
 

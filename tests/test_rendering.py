@@ -13,7 +13,7 @@ def test_dates_as_people_say_them() -> None:
 
 
 def test_what_was_written_by_strangers_is_escaped() -> None:
-    page = Pages().render("problem.html", title="<script>", words="'\"&", house="<b>").decode()
+    page = Pages().render("problem.html", title="<script>", words="'\"&", house="<b>", reference="").decode()
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
     assert "<b>" not in page

@@ -43,6 +43,8 @@ def test_with_nothing_set_the_service_runs_on_loopback_with_the_embedded_server(
         durability="always",
         wait_replicas=0,
         share_port=False,
+        log_format="auto",
+        access_log=False,
     )
     assert settings.protected
 
@@ -61,6 +63,8 @@ def test_every_variable_may_be_set() -> None:
         TICKET_LIFE="90m",
         WAIT_REPLICAS="2",
         SHARE_PORT="on",
+        LOG_FORMAT="json",
+        ACCESS_LOG="on",
     )
     assert settings == Settings(
         host="0.0.0.0",
@@ -77,6 +81,8 @@ def test_every_variable_may_be_set() -> None:
         durability="always",
         wait_replicas=2,
         share_port=True,
+        log_format="json",
+        access_log=True,
     )
     assert not settings.protected
 
@@ -140,6 +146,8 @@ def test_a_misspelt_variable_does_not_pass_silently(typo: str, closest: str) -> 
         ("PORT", "0"),
         ("PORT", "65536"),
         ("PORT", "-1"),
+        ("LOG_FORMAT", "JSON"),
+        ("ACCESS_LOG", "yes"),
         ("PORT", "5000.0"),
         ("PORT", "5_000"),
         ("PORT", "\u0665\u0660\u0660\u0660"),  # 5000 in Arabic-Indic digits

@@ -33,6 +33,7 @@ async def stream(desk: Desk, request: web.Request) -> web.StreamResponse:
     if not desk.store.ready:
         await desk.box_office.coming_showtimes(theatre)  # which raises Unavailable where Redis is away
     if desk.live.is_full:
+        desk.metrics.shed["listener"] += 1
         headers = {"Retry-After": str(COME_AGAIN_S)}
         raise HttpError("too_many_listeners", "As many clients listen as this process takes.", headers)
     if request.method == hdrs.METH_HEAD:

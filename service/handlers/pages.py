@@ -5,7 +5,7 @@ from aiohttp import hdrs, web
 from service import problems
 from service.errors import MatineeError
 from service.handlers.desk import Desk
-from service.lean import Answer, Headers
+from service.lean import Answer, Headers, identity
 from service.negotiation import prefers_html, takes_gzip
 
 HTML = "text/html; charset=utf-8"
@@ -76,13 +76,14 @@ def see_other(location: str, headers: Headers = ()) -> Answer:
 def explain(desk: Desk, request: web.Request, error: MatineeError) -> Answer:
     """An error as a page, or as a problem for a client that would rather not have one."""
     if not prefers_html(request.headers.get(hdrs.ACCEPT)):
-        return problems.answer(error)
+        return problems.answer(error, identity(request))
     problem, headers = problems.describe(error)
     headers.pop(hdrs.CACHE_CONTROL)
     template = "sign_in.html" if problem.code == "staff_only" else "problem.html"
     words = WORDS.get(problem.code, problem.detail)
     house = desk.programme.theatre(None).name if len(desk.programme.theatres) == 1 else "Theatres"
-    body = desk.pages.render(template, title=problem.title, words=words, house=house, wrong="")
+    reference = identity(request).request_id if problem.code == "internal" else ""
+    body = desk.pages.render(template, title=problem.title, words=words, house=house, wrong="", reference=reference)
     answer = private_page(body, status=problem.status, headers=tuple(headers.items()))
     if problem.code in problems.CLOSING:
         answer.force_close()

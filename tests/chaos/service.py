@@ -59,6 +59,7 @@ class Service:
         # The caller's own settings stay outside: this must never reach a database that somebody uses.
         self._environment = {name: text for name, text in os.environ.items() if not name.startswith("MATINEE_")} | {
             "MATINEE_PORT": str(self.port),
+            "MATINEE_LOG_FORMAT": "text",
             "MATINEE_DATA_DIR": str(self.data_dir),
             "MATINEE_WORKERS": str(workers),
             "MATINEE_TIMINGS": ",".join(TIMINGS),
