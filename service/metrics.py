@@ -215,13 +215,28 @@ def _hand_over(histogram: Histogram, shown: Any) -> None:
 
 def _across_processes(registry: "CollectorRegistry") -> "CollectorRegistry":
     """What to answer from: the files of all processes, or, where there is one process without files, its own."""
-    from prometheus_client import CollectorRegistry, multiprocess  # noqa: PLC0415  as above
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415  as above
+    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415  as above
 
-    if FOLDER_VARIABLE not in os.environ:
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder is None:
         return registry
+
+    class EveryProcess(MultiProcessCollector):
+        def collect(self) -> Any:
+            # A process that starts makes its files first, empty, and prometheus_client stumbles over those.
+            files = [entry.path for entry in os.scandir(folder) if _has_begun(entry)]
+            return self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]  # prometheus_client's
+
     every = CollectorRegistry()
-    multiprocess.MultiProcessCollector(every)  # type: ignore[no-untyped-call]  # prometheus_client's
+    EveryProcess(every)  # type: ignore[no-untyped-call]  # prometheus_client's
     return every
+
+
+def _has_begun(file: "os.DirEntry[str]") -> bool:
+    with contextlib.suppress(FileNotFoundError):  # of a process that has just ended
+        return file.stat().st_size > 0
+    return False
 
 
 @contextlib.contextmanager

@@ -121,6 +121,7 @@ class Processes:
     """`matinee serve` with several web processes."""
 
     def __init__(self, folder: Path, workers: int) -> None:
+        self.folder = folder
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         environment = {
@@ -203,6 +204,15 @@ def test_the_counts_outlive_a_replacement_of_all_web_processes(two_processes: Pr
     )
     text = two_processes.ask("GET", "/metrics")[1]
     assert value(text, "matinee_bookings_total", outcome="booked") == 1
+
+
+def test_a_scrape_while_a_web_process_begins_is_answered(two_processes: Processes) -> None:
+    """Its files are there then, and empty."""
+    [folder] = two_processes.folder.glob("matinee-metrics-*")
+    (folder / "counter_0.db").touch()
+    (folder / "gauge_livesum_0.db").touch()
+    status, text = two_processes.ask("GET", "/metrics")
+    assert (status, value(text, "matinee_web_processes")) == (200, 2)
 
 
 async def test_the_counters_of_one_process_need_no_folder(client: TestClient) -> None:
