@@ -20,6 +20,7 @@ import uvloop
 from aiohttp import web
 
 from loadtests.path import BARE, BATCH, CONNECTIONS, NOW_MS, Client, InstantRedis, Side, counted, servers, sides
+from service import lean
 from service.box_office import Booking, BoxOffice
 from service.edge import Reader
 from service.handlers import tickets
@@ -74,6 +75,9 @@ PARTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "of that, the call packed": lambda: patch.object(Form, "fill", lambda *_: CALL),
     "the ticket as JSON": lambda: patch.object(tickets, "ticket_answer", _no_json),
     "head and body written": lambda: patch.object(Answer, "prepare", _no_head),
+    "of that, the request's name": lambda: patch.object(
+        lean, "_name", lambda _: "X-Request-ID: of-them-all-the-same\r\n"
+    ),
 }
 
 

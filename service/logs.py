@@ -36,7 +36,7 @@ def configure(form: LogFormat) -> None:
 
 
 class Bound(logging.Filter):
-    """Bounds how many lines there are of one kind: from one logger, of one wording, with one cause."""
+    """Bounds how many lines there are of one kind: from one place in the code, with one cause."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Bound(logging.Filter):
         """Whether a line is written; the last one before a silence says so, and so does the first one after it."""
         if record.name == ACCESS:
             return True
-        kind = (record.name, record.msg, *_place(record))
+        kind = (record.name, record.pathname, record.lineno, *_cause(record))
         began, count = self._windows.get(kind, (record.created, 0))
         left_out = 0
         if record.created - began >= WINDOW_S:
@@ -60,8 +60,8 @@ class Bound(logging.Filter):
         return count <= MOST
 
 
-def _place(record: logging.LogRecord) -> tuple[object, ...]:
-    """Where an exception comes from: its type and the innermost line."""
+def _cause(record: logging.LogRecord) -> tuple[object, ...]:
+    """What an exception is and where it comes from: its type and the innermost line."""
     kind, _, trace = record.exc_info or (None, None, None)
     if trace is None:
         return (kind,)

@@ -260,9 +260,9 @@ async def test_without_being_asked_for_there_is_no_access_log(caplog: pytest.Log
     assert [line.partition(":")[0] for line in ours] == ["Redis is away"]
 
 
-def record(at_s: float, message: str = "lost %s", error: Exception | None = None) -> logging.LogRecord:
+def record(at_s: float, place: int = 1, error: Exception | None = None) -> logging.LogRecord:
     exc_info = None if error is None else (type(error), error, error.__traceback__)
-    made = logging.LogRecord("service.pipeline", logging.WARNING, __file__, 1, message, ("it",), exc_info)
+    made = logging.LogRecord("service.pipeline", logging.WARNING, __file__, place, "lost %s", ("it",), exc_info)
     made.created = at_s
     return made
 
@@ -279,7 +279,7 @@ def test_more_of_the_same_is_left_out_and_counted() -> None:
     assert sum(bound.filter(each) for each in first) == logs.MOST
     assert first[logs.MOST - 2].getMessage() == "lost it"
     assert first[logs.MOST - 1].getMessage() == "lost it (the next ones like this are left out for 60 s)"
-    assert bound.filter(record(1.0, "another %s"))
+    assert bound.filter(record(1.0, place=2))
     later = record(61.0)
     assert bound.filter(later)
     assert later.getMessage() == f"lost it ({1000 - logs.MOST} like this were left out)"
