@@ -84,7 +84,7 @@ class Running:
         return self._output.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text().splitlines()]
+        return [json.loads(line) for line in self.text().rpartition("\n")[0].splitlines()]
 
     def has(self, count: int, words: str) -> bool:
         return sum(words in line["message"] for line in self.lines()) == count
@@ -107,7 +107,7 @@ def service() -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
         running = Running(Path(folder))
         try:
-            running.until(running.is_ready, "the service")
+            running.until(lambda: running.has(1, "ready") and running.is_ready(), "the service")
             yield running
         finally:
             running.process.terminate()

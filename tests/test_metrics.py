@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import ConnectionPool
 
-from service import metrics
+from service import __version__, metrics
 from service.app import create_app
 from service.histogram import Histogram
 from service.programme import programme_from
@@ -75,6 +75,15 @@ async def test_a_scrape_tells_requests_by_route_and_bookings_by_outcome(client: 
     assert value(text, "matinee_http_requests_total", method="other", route="/livez", status="405") == 1
     assert value(text, "matinee_redis_ready") == 1
     assert value(text, "matinee_redis_commands_total") >= 5
+
+
+async def test_a_listener_without_room_is_counted_as_shed(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.live.LISTENERS_MAX", 0)
+    assert (await client.get("/v1/theatres/main/showtimes/stream")).status == 503
+    text = await (await client.get("/metrics")).text()
+    shed = {what: value(text, "matinee_shed_total", what=what) for what in ("command", "listener", "connection")}
+    assert shed == {"command": 0, "listener": 1, "connection": 0}
+    assert value(text, "matinee_build_info", version=__version__) == 1
 
 
 async def test_labels_are_templates_and_no_personal_data_is_told(client: TestClient) -> None:

@@ -185,4 +185,6 @@ async def test_a_connection_that_there_is_no_room_for_has_an_id(
     finally:
         released.set()
         await asyncio.wait({busy})
+        counts = await (await api.get("/metrics")).text()
         await api.client.close()
+    assert 'matinee_shed_total{what="connection"} 1.0' in counts
