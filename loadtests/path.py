@@ -21,6 +21,7 @@ import re
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,13 +246,17 @@ async def measure(rounds: int, names: Sequence[str] = ()) -> list[Side]:
     loop = asyncio.get_running_loop()
     measured = [side for side in sides() if not names or side.name in (BARE, *names)]
     async with servers() as by_name:
-        clients = {}
+        clients, turns, due = {}, {}, {}
         for side in measured:
-            turns = itertools.cycle(side.requests)
-            clients[side.name] = [Client(by_name[side.server], turns, loop) for _ in range(CONNECTIONS)]
+            turns[side.name] = itertools.cycle(side.requests)
+            due[side.name] = deque[bytes]()
+            requests = iter(due[side.name].popleft, None)
+            clients[side.name] = [Client(by_name[side.server], requests, loop) for _ in range(CONNECTIONS)]
         for _ in counted(rounds):
             for side in measured:
                 InstantRedis.reply = side.reply
+                # Copied together, for a socket's buffer is no cold place either.
+                due[side.name].extend([b"%b" % next(turns[side.name]) for _ in range(BATCH)])
                 gc.collect()
                 began = time.process_time_ns()
                 await asyncio.gather(*(client.send(side, BATCH // CONNECTIONS) for client in clients[side.name]))

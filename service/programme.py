@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -30,7 +31,8 @@ from service.settings import (
 
 DATES_KEPT = 1024  # dates whose showtimes stay in memory as lists
 UPCOMING_KEPT = 65_536  # next showtimes that stay in memory: all of ten thousand theatres with six timings each
-LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 700 bytes each
+LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 300 bytes each
+MOMENTS_KEPT = 4096  # what labels mean in a time zone
 
 # The years 2000 to 2999: in them every offset is of whole minutes, as RFC 3339 wants, and the calendar has
 # room for every expiry.
@@ -57,6 +59,7 @@ class Programme:
         self.ticket_life_ms = ticket_life_ms
         # By theatre and timing: the next showtime, and the instant since which it is the next.
         self._upcoming: dict[tuple[str, str], tuple[int, Showtime]] = {}
+        self._moment = functools.lru_cache(maxsize=MOMENTS_KEPT)(self._make_moment)
         self._labelled = functools.lru_cache(maxsize=LABELS_KEPT)(self._make)
         self._dated = functools.lru_cache(maxsize=DATES_KEPT)(self._of_date)
 
@@ -160,26 +163,49 @@ class Programme:
         return self._at(self.theatres[theatre_id], label)
 
     def _at(self, theatre: Theatre, label: str) -> Showtime:
+        moment = self._moment(theatre.timezone, label)
+        return Showtime(
+            theatre=theatre,
+            label=moment.label,
+            timing=moment.timing,
+            starts_ms=moment.starts_ms,
+            expires_ms=moment.expires_ms,
+            forgotten_ms=moment.forgotten_ms,
+            starts_at=moment.starts_at,
+            expires_at=moment.expires_at,
+            film=theatre.films.get(moment.timing),
+        )
+
+    def _make_moment(self, timezone: ZoneInfo, label: str) -> "_Moment":
         if not _LABEL.fullmatch(label):
             raise ValueError(f"must be {_LABEL_SHAPE}")
         try:
             local = datetime.datetime.fromisoformat(label)
         except ValueError:
             raise ValueError(f"must be {_LABEL_SHAPE}, and that date is not in the calendar") from None
-        timing = sys.intern(label[-len("HH:MM") :])
-        starts_ms = int(local.replace(tzinfo=theatre.timezone).timestamp()) * 1000
+        starts_ms = int(local.replace(tzinfo=timezone).timestamp()) * 1000
         expires_ms = starts_ms + self.ticket_life_ms
-        return Showtime(
-            theatre=theatre,
+        return _Moment(
             label=label,
-            timing=timing,
+            timing=sys.intern(label[-len("HH:MM") :]),
             starts_ms=starts_ms,
             expires_ms=expires_ms,
             forgotten_ms=expires_ms + FORGOTTEN_AFTER_MS,
-            starts_at=rfc3339(starts_ms, theatre.timezone),
-            expires_at=rfc3339(expires_ms, theatre.timezone),
-            film=theatre.films.get(timing),
+            starts_at=rfc3339(starts_ms, timezone),
+            expires_at=rfc3339(expires_ms, timezone),
         )
+
+
+class _Moment(msgspec.Struct, frozen=True):
+    """What a label means in a time zone. The showtimes of all theatres there share it: they are many in a chain."""
+
+    label: str
+    timing: str
+    starts_ms: int
+    expires_ms: int
+    forgotten_ms: int
+    starts_at: str
+    expires_at: str
 
 
 def _local_date(theatre: Theatre, instant_ms: int) -> datetime.date:

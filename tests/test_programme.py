@@ -644,3 +644,12 @@ def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProgrammeError) as caught:
         programme_from(settings)
     assert str(caught.value) == f"{file}: can't be read: No such file or directory"
+
+
+def test_the_showtimes_of_a_chain_share_what_they_have_in_common() -> None:
+    one, other = (Theatre(name, name, ZoneInfo("Europe/Berlin"), 20, ("18:00",)) for name in ("one", "other"))
+    programme = Programme([one, other], 8 * 3_600_000)
+    first, second = (programme.showtime(theatre, "".join(["2026-11-24", "T18:00"])) for theatre in (one, other))
+    for name in ("label", "stored", "starts_ms", "expires_ms", "forgotten_ms", "starts_at", "expires_at", "terms"):
+        assert getattr(first, name) is getattr(second, name), name
+    assert (first.theatre, second.theatre) == (one, other)
