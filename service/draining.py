@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from redis.asyncio import ConnectionPool, RedisCluster
 
+from service.listening import hear
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 KEEPALIVE_S = 75.0  # longer than the 60 s of common proxies, so that the proxy is the one that closes
@@ -81,10 +83,14 @@ def _last_answer(handle: Handler) -> Handler:
 def _make_answers_the_last(server: web.Server, last_answer: Handler) -> None:
     """From now on the next answer on each open connection is its last and says so, also one that is under way.
 
+    A connection that was being made when the listening socket began to ignore attempts is told to hear.
+
     Else a client whose answer took long, say for a slow disk, would send its next request just when the connection
     closes. Done by changing handlers and requests, so that it costs nothing before.
     """
     for connection in server.connections:
+        if connection.transport is not None:
+            hear(connection.transport.get_extra_info("socket"))
         connection._request_handler = last_answer  # each has its own reference
         request = connection._current_request
         if request is not None:

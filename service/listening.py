@@ -109,42 +109,45 @@ def ignore_connection_attempts(listener: Any) -> None:
     """Have the kernel ignore new connection attempts to a listening socket (Linux); what waits there stays.
 
     An ignored client tries again after a second, and meets a closed port, the next run of the service, or another that
-    shares the port. The program sees a TCP segment from its header on: byte 13 has the flags.
+    shares the port. For that the socket is made to want that nobody forwarded what it hears, which is never so: those
+    who send begin with 64 or 128 hops. Whoever begins with 255 and is on this very network is not ignored. A connection
+    that is just being made inherits it, and has to be told to `hear`.
     """
-    _attach(
-        listener,
-        _ATTACH_FILTER,
-        (0x30, 0, 0, 13),  # load the byte of flags
-        (0x45, 0, 1, 0x02),  # SYN?
-        (0x06, 0, 0, 0),  # then drop the segment
-        (0x06, 0, 0, 0xFFFFFFFF),  # else pass all of it
-    )
+    _want_hops(listener, 255)
+
+
+def hear(connection: Any) -> None:
+    """Have a connection take what comes from anywhere, though it was made by a socket that ignores attempts."""
+    _want_hops(connection, 0)
+
+
+def _want_hops(listener_or_connection: Any, left: int) -> None:
+    """Have the kernel drop what comes with fewer hops left: RFC 5082. A BPF filter would take a privilege."""
+    for level, option in _WANTED_HOPS if sys.platform == "linux" else ():
+        with contextlib.suppress(OSError):  # a socket of IPv4 has none of IPv6
+            listener_or_connection.setsockopt(level, option, left)
 
 
 def leave_to_the_first(listener: Any) -> None:
     """Have the kernel give all new connections of a shared port to the socket that has listened there the longest.
 
-    So nobody waits for one that does not serve yet, and nobody is lost with one that will not. The program answers
-    which socket of the group it is to be; the first is always there, be it this one.
+    So nobody waits for one that does not serve yet, and nobody is lost with one that will not. The classic BPF program
+    answers which socket of the group it is to be, the first: it is always there, be it this one.
+    https://www.kernel.org/doc/html/latest/networking/filter.html
     """
-    _attach(listener, _ATTACH_CHOICE, (0x06, 0, 0, 0))
+    answer_0 = struct.pack("HBBI", 0x06, 0, 0, 0)
+    memory = ctypes.create_string_buffer(answer_0, len(answer_0))
+    with contextlib.suppress(OSError):  # a sandbox may forbid it; then each has its part at once
+        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_CHOICE, struct.pack("HP", 1, ctypes.addressof(memory)))
 
 
 def take_part(listener: Any) -> None:
     """Have it give each socket of a shared port its part of the new connections, as it does by itself."""
-    with contextlib.suppress(OSError):  # as in `_attach`
+    with contextlib.suppress(OSError):  # there is nothing to undo
         listener.setsockopt(socket.SOL_SOCKET, _DETACH_CHOICE, 0)
 
 
-# Of include/uapi/asm-generic/socket.h; Python has no names for them.
-_ATTACH_FILTER, _ATTACH_CHOICE, _DETACH_CHOICE = 26, 51, 68
-
-
-def _attach(listener: Any, option: int, *instructions: tuple[int, int, int, int]) -> None:
-    """Attach a classic BPF program to a socket: https://www.kernel.org/doc/html/latest/networking/filter.html."""
-    if sys.platform != "linux":
-        return
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
-    memory = ctypes.create_string_buffer(program, len(program))
-    with contextlib.suppress(OSError):  # a sandbox may forbid it; then a connection may be reset, as without it
-        listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(instructions), ctypes.addressof(memory)))
+# Python has no names for these. Of include/uapi/linux/in.h and in6.h: IP_MINTTL and IPV6_MINHOPCOUNT.
+_WANTED_HOPS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
+# Of include/uapi/asm-generic/socket.h: SO_ATTACH_REUSEPORT_CBPF and SO_DETACH_REUSEPORT_BPF.
+_ATTACH_CHOICE, _DETACH_CHOICE = 51, 68

@@ -1,8 +1,8 @@
 """Runs a command as tightly as a systemd unit would: `python sandbox.py UNIT COMMAND…`.
 
-Whatever makes a system call that the unit's `SystemCallFilter` does not let through is killed, and memory that may be
-written is never executable, as `MemoryDenyWriteExecute` has it. Neither systemd nor root is needed for that, but
-`systemd-analyze`, which knows what the sets of calls contain, and libseccomp, which systemd itself uses.
+Whatever makes a system call that the unit's `SystemCallFilter` does not let through is killed, memory that may be
+written is never executable, as `MemoryDenyWriteExecute` has it, and root has no capability. Neither systemd nor root is
+needed for that, but `systemd-analyze`, which knows what the sets of calls contain, and libseccomp, which systemd uses.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 # https://github.com/seccomp/libseccomp/blob/main/include/seccomp.h.in
 KILL, ALLOW = 0x80000000, 0x7FFF0000
 # https://github.com/torvalds/linux/blob/master/include/uapi/linux/prctl.h
-SET_NO_NEW_PRIVILEGES, SET_NO_WRITE_AND_EXECUTE = 38, 65
+DROP_CAPABILITY, SET_NO_NEW_PRIVILEGES, SET_NO_WRITE_AND_EXECUTE = 24, 38, 65
 
 
 def calls(word: str) -> set[str]:
@@ -46,6 +46,8 @@ def main() -> None:
         if number >= 0:
             seccomp.seccomp_rule_add(rules, ctypes.c_uint32(ALLOW), number, 0)
     libc = ctypes.CDLL(None)
+    for capability in range(64):  # of root, who runs CI; nobody else has any
+        libc.prctl(DROP_CAPABILITY, capability, 0, 0, 0)
     libc.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     libc.prctl(SET_NO_WRITE_AND_EXECUTE, 1, 0, 0, 0)  # of Linux 6.3; an older one has nothing of the kind
     if seccomp.seccomp_load(rules):

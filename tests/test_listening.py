@@ -12,6 +12,7 @@ from service import listening
 from service.listening import (
     ListenError,
     handed_over,
+    hear,
     ignore_connection_attempts,
     leave_to_the_first,
     listen,
@@ -29,9 +30,11 @@ def settings(**variables: str) -> Settings:
 
 
 @on_linux
-def test_connection_attempts_are_ignored_but_not_what_already_waits() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_connection_attempts_are_ignored_but_not_what_already_waits(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener:
+        address = listener.getsockname()[:2]
         with socket.create_connection(address, timeout=WAIT_S) as waiting:
             ignore_connection_attempts(listener)
             with pytest.raises(TimeoutError):
@@ -39,7 +42,27 @@ def test_connection_attempts_are_ignored_but_not_what_already_waits() -> None:
             waiting.sendall(b"served")
             accepted, _ = listener.accept()
             with accepted:
+                accepted.settimeout(WAIT_S)
                 assert accepted.recv(100) == b"served"
+
+
+@on_linux
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_connection_that_heard_of_it_hears_again(address: str) -> None:
+    """One that was being made as the socket began to ignore attempts has inherited that."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener:
+        client = socket.create_connection(listener.getsockname()[:2], timeout=WAIT_S)
+        accepted, _ = listener.accept()
+        with client, accepted:
+            ignore_connection_attempts(accepted)
+            client.sendall(b"served")
+            accepted.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                accepted.recv(100)
+            hear(accepted)
+            accepted.settimeout(WAIT_S)
+            assert accepted.recv(100) == b"served", "the client's system sends it again"
 
 
 def test_a_taken_port_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

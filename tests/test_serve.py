@@ -26,6 +26,7 @@ from loadtests.release import HAND_OVER
 from service import serve
 from service.draining import DrainingRunner
 from service.embedded import holder_of
+from service.listening import ignore_connection_attempts
 from service.serve import Patience
 
 WAIT_S = 25  # a bound for a hanging test, far beyond what a slow machine takes
@@ -448,9 +449,11 @@ async def test_a_second_start_on_a_shared_port_takes_over_and_loses_no_request(
         assert await asyncio.to_thread(second.process.wait, WAIT_S) == 1
         assert "a web process cannot start" in second.lines()
         (second.data_dir / BROKEN).unlink()
-        await asyncio.to_thread(second.start)
+        second.launch()
+        await asyncio.to_thread(until, lambda: "matinee: ready" in second.lines(), "the second start")
         assert await asyncio.to_thread(first.end) == 0
         await answers(tally, 500)
+    assert second.answers()
     assert tally.lost == []
     assert tally.refused == 0
 
@@ -498,7 +501,10 @@ async def test_a_connection_that_was_being_made_as_the_drain_began_hears_of_the_
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     accepted = runner.server()  # the event loop makes the protocol first, and the connection a turn later
     draining = asyncio.create_task(runner.cleanup())
-    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ignore_connection_attempts(theirs)  # as it was inherited from the listening socket
     await asyncio.get_running_loop().connect_accepted_socket(lambda: accepted, theirs)
     async with asyncio.timeout(WAIT_S):
         while runner.sites:  # noqa: ASYNC110  it has no event for that
