@@ -52,7 +52,6 @@ def started(folder: Path, root: Path = ROOT, **settings: str) -> Iterator[Servic
     # The caller's own settings stay outside: this must never reach a database that somebody uses.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MATINEE_")} | {
         "MATINEE_HOST": "127.0.0.1",
-        "MATINEE_LOG_FORMAT": "text",
         "MATINEE_PORT": str(port),
         "MATINEE_DATA_DIR": str(folder / "data"),
         **settings,
