@@ -46,7 +46,7 @@ MEMORY = "memory"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write: 0 if all went well, 2 where something does not stand or does not add up."""
     options = _parse(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         if options.pages:
             publish(msgspec.json.decode(RECORD.read_bytes(), type=list[Run]), RECORD, PAGE)
@@ -120,7 +120,8 @@ def check_machine() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, OPEN_FILES), hard))
 
 
-def _interrupt(*_: object) -> NoReturn:
+def interrupt(*_: object) -> NoReturn:
+    """SIGTERM ends everything as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -5,6 +5,7 @@
 --   spread FIRST THEATRES METHOD PATH BODY TIMING…   as `send`, for another showtime each time, all in turn without a
 --       pattern, from the one numbered FIRST on: `{theatre}` becomes `hall-00042`, `{timing}` one of the TIMINGs
 --   send METHOD PATH HEADERS BODY   the same request again and again; HEADERS are lines `name: value`
+--   cycle FILE   the requests of a file in turn, each ended by a zero byte
 -- At the end one line tells what became of it, for crowd.py.
 
 local threads = {}
@@ -51,6 +52,19 @@ local function spread(first, theatres, method, path, body, timings)
   end
 end
 
+local function cycle(path)
+  local requests = {}
+  local file = assert(io.open(path, 'rb'))
+  for request in file:read('*a'):gmatch('%Z+') do
+    requests[#requests + 1] = request
+  end
+  file:close()
+  return function()
+    issued = issued + 1
+    return requests[(issued - 1) % #requests + 1]
+  end
+end
+
 function init(arguments)
   issued = 0
   if arguments[1] == 'spread' then
@@ -58,6 +72,8 @@ function init(arguments)
     request_of = spread(tonumber(first), tonumber(theatres), method, path, body, { unpack(arguments, 7) })
   elseif arguments[1] == 'book' then
     request_of = booking(tonumber(arguments[2]), tonumber(arguments[3]), { unpack(arguments, 4) })
+  elseif arguments[1] == 'cycle' then
+    request_of = cycle(arguments[2])
   else
     local headers = {}
     for line in arguments[4]:gmatch('[^\n]+') do

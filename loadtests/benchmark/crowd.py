@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -71,6 +71,22 @@ class Spread(msgspec.Struct, frozen=True):
         return ["spread", str(self.first), str(self.theatres), self.method, self.path, self.body, *self.timings]
 
 
+class Requests(msgspec.Struct, frozen=True):
+    """The requests of a file in turn, as `write` puts them there; after the last comes the first."""
+
+    file: Path
+
+    @classmethod
+    def write(cls, file: Path, requests: Iterable[bytes]) -> "Requests":
+        """Write whole requests, heads and bodies, without a zero byte."""
+        file.write_bytes(b"\0".join(requests))
+        return cls(file)
+
+    def words(self) -> list[str]:
+        """As the script takes them."""
+        return ["cycle", str(self.file)]
+
+
 def find_wrk() -> str:
     """Where wrk is. Raises LoadError that says how to get it."""
     found = shutil.which("wrk")
@@ -85,7 +101,12 @@ class Crowd:
     """wrk at work; `wait` for what came of it."""
 
     def __init__(
-        self, url: str, wanted: Request | Bookings | Spread, connections: int, seconds: int, cores: Sequence[int]
+        self,
+        url: str,
+        wanted: Request | Bookings | Spread | Requests,
+        connections: int,
+        seconds: int,
+        cores: Sequence[int],
     ) -> None:
         self._seconds = seconds
         command = [find_wrk(), "--threads", "1", "--connections", str(connections)]

@@ -253,10 +253,10 @@ def report(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts)
 
 
-def put_in(page: str, tables: str) -> str:
+def put_in(page: str, tables: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with the tables between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, found, after = rest.partition(END)
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"the page has no place for the figures: {BEGIN.strip()} … {END.strip()}")
-    return f"{before}{BEGIN}\n{tables}\n\n{END}{after}"
+        raise ValueError(f"the page has no place for the figures: {begin.strip()} … {end.strip()}")
+    return f"{before}{begin}\n{tables}\n\n{end}{after}"

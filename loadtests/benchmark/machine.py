@@ -72,8 +72,8 @@ def cpu_s(pid: int) -> float:
 class Meter:
     """Reads all clocks at the beginning and at the end of a round.
 
-    `own` are all processes of the benchmark; what the machine did beyond them is `others_s`, time stolen by other
-    machines included.
+    `own` are all processes of the benchmark; `finished_s` is the time of its children that ended meanwhile, such as
+    the crowd. What the machine did beyond them is `others_s`, time stolen by other machines included.
     """
 
     def __init__(self, own: Iterable[int]) -> None:
@@ -85,8 +85,8 @@ class Meter:
         ended = self._read()
         self.seconds = ended[0] - self._began[0]
         self.cpu_s = {pid: ended[1][pid] - self._began[1][pid] for pid in self._own}
-        finished_s = ended[2] - self._began[2]
-        self.others_s = max(0.0, ended[3] - self._began[3] - sum(self.cpu_s.values()) - finished_s)
+        self.finished_s = ended[2] - self._began[2]
+        self.others_s = max(0.0, ended[3] - self._began[3] - sum(self.cpu_s.values()) - self.finished_s)
 
     def _read(self) -> tuple[float, dict[int, float], float, float]:
         children = os.times()

@@ -189,7 +189,7 @@ class Bench:
         self, stack: ExitStack, store: StoreServer, workers: int | None = None, root: Path = ROOT
     ) -> WebServer:
         cores = os.sched_getaffinity(0) if workers else (self._cores.web,)
-        return stack.enter_context(servers.service(self._new_folder(), store, cores, workers or 1, root))
+        return stack.enter_context(servers.service(self._new_folder(), store.url, cores, workers or 1, root))
 
     # Rounds
 

@@ -35,7 +35,7 @@ def draw(run: Run, folder: Path) -> None:
         chart.x_labels = list(part)
         chart.add("web process", [_median(rounds, lambda one: one.web_us) for rounds in part.values()])
         chart.add("store", [_median(rounds, lambda one: one.store_us) for rounds in part.values()])
-        _write(chart, folder / "sides.svg")
+        write(chart, folder / "sides.svg")
     if part := run.parts.get("connections"):
         _lines("Accepted bookings per second, by connections", part, lambda one: one.rate, folder / "connections.svg")
     if part := run.parts.get("live-tickets"):
@@ -49,10 +49,10 @@ def _lines(title: str, part: Part, measure: Callable[[Round], float], file: Path
     chart.x_labels = list(part)
     for name, of in (("median", statistics.median), ("most", max), ("least", min)):
         chart.add(name, [round(of(values), 1) for values in _values(part, measure)])
-    _write(chart, file)
+    write(chart, file)
 
 
-def _write(chart: pygal.graph.graph.Graph, file: Path) -> None:
+def write(chart: pygal.graph.graph.Graph, file: Path) -> None:
     """Write it without the settings that pygal leaves in a script for its own viewer."""
     tree = chart.render_tree()
     for element in list(tree.iter()):

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -19,16 +19,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 import redis
 import uvloop
-from redis.asyncio import ConnectionPool
+from redis.asyncio import RedisCluster
 
 from loadtests.benchmark.figures import Memory
 from loadtests.benchmark.machine import pinned
 from loadtests.starter import ROOT, LoadError, running, started
 from service.box_office import BoxOffice
+from service.cluster import Cluster
 from service.embedded import bundled_binary
 from service.keys import HOUR_MS, showtime_keys
 from service.model import Showtime, Theatre
 from service.pipeline import Pipeline
+from service.pools import pool_for
 from service.programme import Programme
 from service.store import Store
 
@@ -86,9 +88,13 @@ class WebServer(msgspec.Struct, frozen=True):
 
     def booked(self) -> int:
         """How many bookings the service counts as accepted."""
+        return self.count('matinee_bookings_total{outcome="booked"}')
+
+    def count(self, counter: str) -> int:
+        """What one of the service's counters stands at; its processes tell it once a second."""
         request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
         with urllib.request.urlopen(request, timeout=10) as answer:
-            found = re.search(r'^matinee_bookings_total\{outcome="booked"\} (\S+)$', answer.read().decode(), re.M)
+            found = re.search(rf"^{re.escape(counter)} (\S+)$", answer.read().decode(), re.M)
         return int(float(found[1])) if found else 0
 
 
@@ -141,18 +147,23 @@ def _wait_for_store(url: str) -> dict[str, object]:
 
 @contextmanager
 def service(
-    folder: Path, store: StoreServer, cores: Sequence[int], workers: int = 1, root: Path = ROOT
+    folder: Path,
+    store_url: str,
+    cores: Sequence[int],
+    workers: int = 1,
+    root: Path = ROOT,
+    theatres: Iterable[Theatre] | None = None,
 ) -> Iterator[WebServer]:
     """Matinee itself, its code in `root`, as it serves the public: with a staff token, all routes, metrics."""
     folder.mkdir()
     settings = {
-        "MATINEE_REDIS_URL": store.url,
+        "MATINEE_REDIS_URL": store_url,
         "MATINEE_WORKERS": str(workers),
-        "MATINEE_PROGRAMME": str(_programme_file(folder)),
+        "MATINEE_PROGRAMME": str(_programme_file(folder, theatres or programme().theatres.values())),
         "MATINEE_STAFF_TOKEN": TOKEN,
     }
     with _pinned_start(started(folder, root, **settings), *cores) as process:
-        yield WebServer("matinee", process.url, _children(process.pid))
+        yield WebServer("matinee", process.url, _web_processes(process.pid, workers))
 
 
 @contextmanager
@@ -188,31 +199,31 @@ def fill(store: StoreServer, tickets: int) -> None:
         for showtime in theatres.showtimes_on(hall, _day(day))
     )
     seats = (showtime for showtime in showtimes for _ in range(SEATS))
-    uvloop.run(_book(store.url, theatres, itertools.islice(seats, tickets)))
+    uvloop.run(book(store.url, theatres, itertools.islice(seats, tickets)))
 
 
 def fill_arena(store: StoreServer) -> tuple[str, str]:
     """Sell the arena out; return the showtime and the id of one of its tickets."""
     theatres = programme()
     [showtime] = theatres.showtimes_on(theatres.theatres["arena"], _day(1))
-    uvloop.run(_book(store.url, theatres, itertools.repeat(showtime, ARENA_SEATS)))
+    uvloop.run(book(store.url, theatres, itertools.repeat(showtime, ARENA_SEATS)))
     ids = showtime_keys("arena", showtime.label)[1]
     with store.client() as client:
         return showtime.label, client.zrange(ids, 0, 0)[0].decode()
 
 
-async def _book(url: str, theatres: Programme, seats: Iterator[Showtime]) -> None:
-    """Book the seats by the service's own way to the store, far faster than HTTP allows."""
-    pool = ConnectionPool.from_url(url)
-    pipeline = Pipeline(pool, deadline_s=60)
+async def book(url: str, theatres: Programme, seats: Iterator[Showtime]) -> None:
+    """Book the seats by the service's own way to the store or the cluster, far faster than HTTP allows."""
+    pool = pool_for(url)
+    pipeline = (Cluster if isinstance(pool, RedisCluster) else Pipeline)(pool, deadline_s=60)
     await pipeline.open()
     box_office = BoxOffice(Store(pipeline, theatres), theatres)
 
-    async def book() -> None:
+    async def fill() -> None:
         while wanted := list(itertools.islice(seats, FILLED_AT_ONCE)):
             await asyncio.gather(*(box_office.book(each.theatre, each.label, NAME, PHONE) for each in wanted))
 
-    await asyncio.gather(*(book() for _ in range(FILLERS)))
+    await asyncio.gather(*(fill() for _ in range(FILLERS)))
     await pipeline.close()
     await pool.aclose()
 
@@ -257,13 +268,13 @@ def _day(number: int) -> date:
     return datetime.now(ZoneInfo(ZONE)).date() + timedelta(days=number)
 
 
-def _programme_file(folder: Path) -> Path:
+def _programme_file(folder: Path, theatres: Iterable[Theatre]) -> Path:
     file = folder / "programme.toml"
     file.write_text(
         "".join(
-            f'[[theatre]]\nid = "{theatre.id}"\nname = "{theatre.name}"\ntimezone = "{ZONE}"\n'
+            f'[[theatre]]\nid = "{theatre.id}"\nname = "{theatre.name}"\ntimezone = "{theatre.timezone.key}"\n'
             f"capacity = {theatre.capacity}\ntimings = {msgspec.json.encode(theatre.timings).decode()}\n"
-            for theatre in programme().theatres.values()
+            for theatre in theatres
         )
     )
     return file
@@ -278,6 +289,13 @@ def _pinned_start(server: AbstractContextManager[T], *cores: int) -> Iterator[T]
         yield entered
 
 
-def _children(pid: int) -> tuple[int, ...]:
-    """The web processes of a master."""
-    return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+def _web_processes(master: int, count: int) -> tuple[int, ...]:
+    """The web processes of a master, once all are there: it is ready with the first."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        if len(children) == count:
+            return tuple(map(int, children))
+        if time.monotonic() > deadline:
+            raise LoadError(f"the service has {len(children)} web processes where it should have {count}")
+        time.sleep(0.02)
