@@ -13,7 +13,7 @@ TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-chain bench-path bench-versions bench-durability bench-release pictures clean
+.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-chain bench-path bench-versions bench-durability bench-release capacity simulate pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,12 @@ bench-live: $(VENV)/.dev ## measure live seats: from booking to event, and what 
 
 bench-release: $(VENV)/.dev ## replace the running service each way there is, and count failed requests; ROUNDS=, WAY=, OTHER=
 	@$(PYTHON) -m loadtests.release $(call option,REQUESTS,requests) $(call option,ROUNDS,rounds) $(call option,WAY,way) $(call option,OTHER,other)
+
+capacity: $(VENV)/.dev ## say how many web processes, shards and gigabytes a demand takes; ARGS=--check measures anew
+	@$(PYTHON) -m loadtests.capacity $(ARGS)
+
+simulate: $(VENV)/.dev ## simulate a national on-sale; SEED=, ARGS='--webs 4,8 --shards 2', ARGS=--help for more
+	@$(PYTHON) -m loadtests.onsale $(call option,SEED,seed) $(ARGS)
 
 pictures: $(VENV)/.dev ## take the documents' pictures of the pages anew; needs chromium
 	@$(PYTHON) -m pytest -q -n 0 tests/browser/pictures.py
