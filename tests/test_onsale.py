@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from loadtests.onsale import __main__ as command
 from loadtests.onsale.crowd import GOING, Crowd, Habits
 from loadtests.onsale.messages import BOOKING, BROWSE, DONE, LATE, SHED, SOLD_OUT, Calendar, message, state_of, user_of
 from loadtests.onsale.run import Setting, simulate
@@ -182,6 +183,16 @@ def test_those_who_look_at_the_same_share_a_command() -> None:
 
 
 # An on-sale
+
+
+def test_the_command_simulates_what_is_asked_for_and_refuses_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--users", "100", "--webs", "1", "--shards", "1", "--processes", "1"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("1/1  1 web process, 1 shard: p99 ")
+    assert "| 1 | 1 | " in told
+    for bad in (["--users", "0"], ["--webs", "0"], ["--webs", "2,x"], ["--shards", ""], ["--seats", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            command.main(bad)
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,10 @@ def _simulate(options: argparse.Namespace) -> Simulations:
 
 def _line(result: Result) -> str:
     setting = result.setting
+    webs = f"{setting.webs} web process{'es' if setting.webs > 1 else ''}"
+    shards = f"{setting.shards} shard{'s' if setting.shards > 1 else ''}"
     return (
-        f"{setting.webs} web processes, {setting.shards} shards{'' if setting.sheds else ', no bounds'}: "
+        f"{webs}, {shards}{'' if setting.sheds else ', no bounds'}: "
         f"p99 {result.p99_ms:,.0f} ms, {result.shed_share:.1%} refused, {result.seats_sold:,} seats sold"
     )
 
