@@ -3,8 +3,8 @@
 All that is logged in a process goes this way: our own lines, gunicorn's, aiohttp's and asyncio's, Python's warnings and
 what nobody caught. Whoever knows more than the message gives it as `extra`, each item of which is a field in JSON.
 
-An outage, or a defect that every request meets, must not fill a disk: `Bound` lets so many lines a minute through from one
-place, and says how many it left out.
+An outage, or a defect that every request meets, must not fill a disk: `Bound` lets so many lines a minute through from
+one place, and says how many it left out.
 """
 
 import datetime
