@@ -9,7 +9,7 @@ import re
 import pytest
 import redis
 
-from service import scripts
+from service import scripts, store
 from service.scripts import ADMIT, BOOK, CANCEL, LUA_DIR, MOVE, Script
 from service.store import Store
 
@@ -165,10 +165,11 @@ def test_what_promises_has_written(script: Script) -> None:
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
 def test_one_method_of_the_store_runs_it_and_every_status_word_is_read(script: Script) -> None:
     name = script.name.upper()
-    methods = [inspect.getsource(member) for member in vars(Store).values() if inspect.isfunction(member)]
-    assert sum(f"({name}, " in method for method in methods) == 1
-    concerned = [method for method in methods if re.search(rf"\b{name}\b", method)]
-    read = [word for method in concerned for word in re.findall(r'\bb"(\w+)"', method)]
+    members = (*vars(Store).values(), *vars(store).values())  # its methods, and the functions beside them
+    functions = [inspect.getsource(member) for member in members if inspect.isfunction(member)]
+    assert sum(f"({name}, " in function for function in functions) == 1
+    concerned = [function for function in functions if re.search(rf"\b{name}\b", function)]
+    read = [word for function in concerned for word in re.findall(r'\bb"(\w+)"', function)]
     assert set(read) == told_words(script)
 
 
