@@ -16,7 +16,8 @@ class Supervisor:
     """
 
     def __init__(self) -> None:
-        self._address = os.environ.pop(VARIABLE, "").replace("@", "\0", 1)
+        address = os.environ.pop(VARIABLE, "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address  # of Linux's abstract namespace
 
     def tell(self, state: str) -> None:
         """Say `READY=1`, `STOPPING=1` or the like; one who does not listen any more is nobody."""
