@@ -33,7 +33,10 @@ def handed_over(settings: Settings) -> socket.socket | None:
     Raises ListenError where it is not one that this service may serve.
     https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html
     """
-    count = systemd.listen_fds()
+    try:
+        count = systemd.listen_fds()
+    except ValueError as error:
+        raise ListenError("LISTEN_FDS and LISTEN_PID must be whole numbers, as systemd sets them, or unset") from error
     if not count:
         return None
     if count > 1:

@@ -160,6 +160,14 @@ def test_protected_mode_takes_no_socket_that_the_world_may_reach(monkeypatch: py
             assert taken.getsockname() == given.getsockname()
 
 
+@pytest.mark.parametrize("name", ["LISTEN_FDS", "LISTEN_PID"])
+@pytest.mark.parametrize("text", ["", "one"])
+def test_numbers_that_are_none_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ListenError, match=r"^LISTEN_FDS and LISTEN_PID must be whole numbers"):
+        handed_over(settings())
+
+
 @pytest.mark.parametrize(
     ("family", "listens", "count", "variables", "line"),
     [
