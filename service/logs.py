@@ -49,7 +49,7 @@ class Bound(logging.Filter):
         kind = (record.name, record.pathname, record.lineno, *_cause(record))
         began, count = self._windows.get(kind, (record.created, 0))
         left_out = 0
-        if record.created - began >= WINDOW_S:
+        if not 0 <= record.created - began < WINDOW_S:  # a clock that is set back must not make a window last
             left_out, began, count = max(0, count - MOST), record.created, 0
         count += 1
         self._windows[kind] = began, count

@@ -286,6 +286,8 @@ def test_more_of_the_same_is_left_out_and_counted() -> None:
     last = record(200.0)
     assert bound.filter(last)
     assert last.getMessage() == "lost it"
+    assert sum(bound.filter(record(200.0)) for _ in range(100)) == logs.MOST - 1
+    assert bound.filter(record(100.0)), "the clock was set back"
 
 
 def test_the_same_words_with_another_cause_are_another_line() -> None:
