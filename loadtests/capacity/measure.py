@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -240,11 +240,16 @@ class Bench:
         )
 
     def _prepare(self, side: Side, web: WebServer, store: Shards) -> None:
-        """Empty the stores; sell what is to be sold out; learn what is known."""
+        """Empty the stores; sell what is to be sold out, and a seat of what is looked at; learn what is known.
+
+        A showtime that has sold nothing has no key, and costs a shard less to look at than people meet.
+        """
         store.empty()
         if side.kind == SOLD_OUT:
             uvloop.run(servers.book(store.url, self._programme, self._first_showtimes()))
-        elif side.kind == UNCHANGED and UNCHANGED not in self._requests:
+        elif side.kind in {BROWSE, CONNECTION, UNCHANGED}:
+            uvloop.run(servers.book(store.url, self._programme, self._looked_at()))
+        if side.kind == UNCHANGED and UNCHANGED not in self._requests:
             requests = [_whole("GET", day, f"If-None-Match: {_etag(web.url + day)}") for day in _days()]
             self._requests[UNCHANGED] = Requests.write(self._folder / UNCHANGED, requests)
 
@@ -253,6 +258,11 @@ class Bench:
         now_ms = time.time_ns() // 1_000_000
         for theatre in self._programme.theatres.values():
             yield from itertools.repeat(self._programme.resolve(theatre, TIMINGS[0], now_ms), SEATS)
+
+    def _looked_at(self) -> Iterator[Showtime]:
+        """What the looks are at."""
+        for theatre in self._programme.theatres.values():
+            yield from (self._programme.showtime(theatre, f"{_tomorrow()}T{timing}") for timing in TIMINGS)
 
 
 def line(side: Side, sample: Sample) -> str:
@@ -266,8 +276,11 @@ def line(side: Side, sample: Sample) -> str:
 
 
 def _days() -> Iterator[str]:
-    tomorrow = (datetime.now() + timedelta(days=1)).date()
-    return (f"/v1/theatres/h{number:03}/showtimes?date={tomorrow}" for number in range(THEATRES))
+    return (f"/v1/theatres/h{number:03}/showtimes?date={_tomorrow()}" for number in range(THEATRES))
+
+
+def _tomorrow() -> date:
+    return (datetime.now() + timedelta(days=1)).date()
 
 
 def written(web: WebServer) -> tuple[int, int]:

@@ -186,6 +186,11 @@ class _Line(asyncio.Protocol):
         """Keep it: uvloop's is none of asyncio's classes."""
         self._transport = transport
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the service has left it open: one that idles too long among too many is closed."""
+        return not self._transport.is_closing()
+
     def close(self) -> None:
         """At the end."""
         self._transport.abort()
@@ -206,9 +211,7 @@ class _Line(asyncio.Protocol):
                 self._idle.append(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """One that idles too long among too many is closed."""
-        if self in self._idle[-AT_ONCE:]:
-            self._idle.remove(self)
+        """Whoever asked on it hears nothing any more."""
         if self._asks is not None:
             self._told(self._asks[0], math.nan, True)
 
@@ -247,6 +250,8 @@ async def _visit(url: str, visitors: Visitors) -> Met:
     while visitor < number:
         now = loop.time() - began
         while visitor < number and comes[visitor] <= now:
+            while idle and not idle[-1].is_open:
+                idle.pop()
             if idle:
                 idle.pop().ask(visitor, requests[visitor], time.perf_counter())
             else:
