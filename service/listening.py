@@ -135,7 +135,8 @@ def leave_to_the_first(listener: Any) -> None:
     """Have the kernel give all new connections of a shared port to the socket that has listened there the longest.
 
     So nobody waits for one that does not serve yet, and nobody is lost with one that will not. The classic BPF program
-    answers which socket of the group it is to be, the first: it is always there, be it this one.
+    answers which socket of the group it is to be, the first: it is always there, be it this one. (Where the first of
+    three closes, the kernel puts the last in its place: hence one replacement at a time, docs/operations.md.)
     https://www.kernel.org/doc/html/latest/networking/filter.html
     """
     answer_0 = struct.pack("HBBI", 0x06, 0, 0, 0)
