@@ -1,8 +1,8 @@
 """The lean way of a request: straight to its handler, a body that is all there, an answer that leaves as one piece.
 
 aiohttp's router, `await request.read()` and `web.Response` with its headers are the larger part of what it costs a
-booking (docs/performance.md). Only this file and `connections` use aiohttp's private parts; `tests/test_lean.py` and
-`tests/test_connections.py` fail when an upgrade changes them.
+booking (docs/performance.md). This file, `connections` and `draining` alone use aiohttp's private parts;
+`tests/test_lean.py`, `tests/test_connections.py` and `tests/test_serve.py` fail when an upgrade changes them.
 """
 
 import asyncio

@@ -3,7 +3,7 @@
 A socket that closes takes the connections with it that wait in its queue: the kernel resets them. A socket that was
 handed over stays open in other hands, and what waits there is for the next to serve. Of one of our own the kernel is
 made to ignore new attempts before the end, and what waits is taken over meanwhile. Where two share a port, the kernel
-leaves new connections to the first until the second serves.
+leaves new connections to the first until it ends.
 """
 
 import contextlib
@@ -70,8 +70,8 @@ def listen(host: str, port: int, *, shares: bool = False) -> socket.socket:
     """A socket that listens on the address; port 0 takes a free one.
 
     With `shares` other sockets of this user that do the same may listen there beside it; new connections are left to
-    the first of them until this one is told to `take_part`. Raises ListenError when the port is taken, after waiting a
-    little for an earlier run's last processes.
+    the first of them. Raises ListenError when the port is taken, after waiting a little for an earlier run's last
+    processes.
     """
     try:
         # The lowest family is IPv4: `localhost` means 127.0.0.1.
@@ -135,8 +135,9 @@ def leave_to_the_first(listener: Any) -> None:
     """Have the kernel give all new connections of a shared port to the socket that has listened there the longest.
 
     So nobody waits for one that does not serve yet, and nobody is lost with one that will not. The classic BPF program
-    answers which socket of the group it is to be, the first: it is always there, be it this one. (Where the first of
-    three closes, the kernel puts the last in its place: hence one replacement at a time, docs/operations.md.)
+    answers which socket of the group it is to be, the first: it is always there, be it this one. It stays with the
+    group, for the next socket is a part of it before anything could be attached. (Where the first of three closes, the
+    kernel puts the last in its place: hence one replacement at a time, docs/operations.md.)
     https://www.kernel.org/doc/html/latest/networking/filter.html
     """
     answer_0 = struct.pack("HBBI", 0x06, 0, 0, 0)
@@ -145,13 +146,7 @@ def leave_to_the_first(listener: Any) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _ATTACH_CHOICE, struct.pack("HP", 1, ctypes.addressof(memory)))
 
 
-def take_part(listener: Any) -> None:
-    """Have it give each socket of a shared port its part of the new connections, as it does by itself."""
-    with contextlib.suppress(OSError):  # there is nothing to undo
-        listener.setsockopt(socket.SOL_SOCKET, _DETACH_CHOICE, 0)
-
-
 # Python has no names for these. Of include/uapi/linux/in.h and in6.h: IP_MINTTL and IPV6_MINHOPCOUNT.
 _WANTED_HOPS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
-# Of include/uapi/asm-generic/socket.h: SO_ATTACH_REUSEPORT_CBPF and SO_DETACH_REUSEPORT_BPF.
-_ATTACH_CHOICE, _DETACH_CHOICE = 51, 68
+# Of include/uapi/asm-generic/socket.h: SO_ATTACH_REUSEPORT_CBPF.
+_ATTACH_CHOICE = 51

@@ -39,7 +39,7 @@ from service import __version__, metrics
 from service.deployment import Deployment, inspect
 from service.draining import DrainingRunner
 from service.embedded import EmbeddedServer, EmbeddedServerError
-from service.listening import BACKLOG, ListenError, handed_over, ignore_connection_attempts, listen, take_part
+from service.listening import BACKLOG, ListenError, handed_over, ignore_connection_attempts, listen
 from service.pools import pool_for
 from service.preflight import PreflightError
 from service.programme import Programme, ProgrammeError, programme_from
@@ -91,7 +91,7 @@ def serve(settings: Settings, programme: Programme, create_app: CreateApp) -> No
         _keep_shared()
         with metrics.shared_folder():
             app = Web(settings, programme, create_app, url, listener)
-            Master(app, embedded, supervisor, owns_socket=given is None, shares_port=settings.share_port).run()
+            Master(app, embedded, supervisor, owns_socket=given is None).run()
     finally:
         if embedded:
             embedded.stop()
@@ -183,13 +183,11 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         supervisor: Supervisor,
         *,
         owns_socket: bool,
-        shares_port: bool,
     ) -> None:
         super().__init__(app)
         self._embedded = embedded
         self._supervisor = supervisor
         self._owns_socket = owns_socket
-        self._shares_port = shares_port
         self._embedded_since = time.monotonic()
         self._embedded_is_down = False
         self._embedded_patience = Patience()
@@ -278,8 +276,6 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
                 raise HaltServer(line, 1)
         if self._begun >= self.cfg.workers and not self._is_ready:
             self._is_ready = True
-            for listener in self.LISTENERS if self._shares_port else ():
-                take_part(listener)
             log.info("ready")
             self._supervisor.tell("READY=1")
 
