@@ -225,7 +225,7 @@ wishes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 async def test_no_body_whatever_is_a_500(api: Api, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted({route.path for route in ROUTES if route.body and "{" not in route.path})))

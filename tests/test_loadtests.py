@@ -139,7 +139,8 @@ LOAD = [sys.executable, "-m", "loadtests.load", "--users", "20", "--seconds", "4
 
 
 def test_a_small_load_leaves_books_that_agree(tmp_path: Path) -> None:
-    result = subprocess.run([*LOAD, "--reports", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [*LOAD, "--seconds", "2", "--reports", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("failures 0\n") == 2
     assert result.stdout.count(" receipts: 0 disagreements\n") == 2

@@ -365,8 +365,8 @@ def bounded(examples: int, steps: int) -> settings:
 
 
 def test_any_sequence_of_calls_on_fakeredis_with_hours_between() -> None:
-    run_state_machine_as_test(StoreMachine, settings=bounded(examples=60, steps=50))
+    run_state_machine_as_test(StoreMachine, settings=bounded(examples=40, steps=50))
 
 
 def test_any_sequence_of_calls_on_the_real_server(real_urls: dict[str, str]) -> None:
-    run_state_machine_as_test(lambda: StoreMachine(real_urls["valkey"]), settings=bounded(examples=20, steps=50))
+    run_state_machine_as_test(lambda: StoreMachine(real_urls["valkey"]), settings=bounded(examples=15, steps=50))
