@@ -146,12 +146,16 @@ class Service:
         return sum(int(text.split("VmRSS:")[1].split()[0]) for text in lines)
 
 
+# A rewrite would take the effects of scripts out of the file, and leave what came of them.
+AS_A_JOURNAL = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")
+
+
 class Valkey:
     """A Valkey of the scenario's own, with an append-only file, on a Unix socket in `folder`."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
-        self._options = ("--appendonly", "yes", *options)
+        self._options = (*AS_A_JOURNAL, *options)
 
     def start(self) -> None:
         """Start it, on the data it has; return once it answers."""

@@ -127,6 +127,9 @@ class Stage:
         service = Service(self.new_folder(), workers=workers, redis_url=url, environment=environment, tree=tree)
         try:
             await service.start()
+            if url is None:
+                with redis.Redis.from_url(service.store_url) as client:
+                    client.config_set("auto-aof-rewrite-percentage", 0)  # as in AS_A_JOURNAL
             yield service
             await service.ready()
             if checks:
