@@ -6,8 +6,8 @@ PYTHON := $(VENV)/bin/python
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
 INSTALL := $(PYTHON) -m pip --disable-pip-version-check install --quiet
 
-# Two a core: half of a test's time is waiting, for servers, browsers and expiries.
-TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Two a core and one more: half of a test's time is waiting, for servers, browsers and expiries.
+TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # The options of a load test or a benchmark are given as variables: make load USERS=2000 SECONDS=30
 option = $(if $($(1)),--$(2) '$($(1))')
