@@ -50,7 +50,8 @@ def open_lane(app: web.Application, handlers: Mapping[tuple[str, str], Handler])
             return by_router(request)
         return handler(request)
 
-    app._handle = handle  # type: ignore[assignment,method-assign]  # the server asks the application for it when it starts
+    # The server asks the application for it when it starts.
+    app._handle = handle  # type: ignore[assignment,method-assign]  # a method is replaced, which types have no word for
 
 
 def identity(request: web.BaseRequest) -> Identity:

@@ -99,8 +99,8 @@ class Metrics:
 
     def _make(self) -> None:
         # Imported here, in the web process: prometheus_client chooses by FOLDER_VARIABLE how to keep its numbers.
-        from prometheus_client import CollectorRegistry, Counter, Gauge  # noqa: PLC0415
-        from prometheus_client import Histogram as Shown  # noqa: PLC0415
+        from prometheus_client import CollectorRegistry, Counter, Gauge  # noqa: PLC0415  see above
+        from prometheus_client import Histogram as Shown  # noqa: PLC0415  see above
 
         registry = self._registry = CollectorRegistry()
         route = ("method", "route")

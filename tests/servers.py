@@ -1,13 +1,12 @@
 """Starts a Redis or Valkey of the tests' own. What tests import is no part of a conftest.py: one hides another."""
 
-import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
 import redis
+
+from tests.tools import tool
 
 
 def start_server(binary: str, folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
@@ -33,10 +32,5 @@ def start_server(binary: str, folder: Path, *options: str) -> tuple[subprocess.P
 
 
 def redis_binary() -> str:
-    """The system's redis-server; its absence skips on a laptop and fails in CI."""
-    found = shutil.which("redis-server")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is missing: in CI that is a failure")
-        pytest.skip("no redis-server on this machine (Debian: apt install redis-server)")
-    return found
+    """The system's redis-server."""
+    return tool("redis-server", package="redis-server")

@@ -1,7 +1,5 @@
 """The benchmark: its rivals book as Matinee does, its figures are what the page shows, and a tiny run goes through."""
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from loadtests.benchmark.figures import BEGIN, END, Round, Run, Scale
 from loadtests.benchmark.rivals import RIVALS
 from loadtests.benchmark.servers import HALLS, NAME, PHONE, SEATS, TIMINGS, programme
 from service.wire import TicketAnswer
+from tests.tools import tool
 
 TINY = Scale(
     warm_up_s=0,
@@ -122,10 +121,7 @@ def test_without_wrk_the_command_says_how_to_get_it(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads the clocks of processes in Linux's /proc")
 def test_a_tiny_run_goes_through_and_its_books_agree(tmp_path: Path) -> None:
-    if shutil.which("wrk") is None:
-        if os.environ.get("CI"):
-            pytest.fail("wrk is missing: in CI that is a failure")
-        pytest.skip("no wrk on this machine (Debian: apt install wrk)")
+    tool("wrk", package="wrk")
     said: list[str] = []
     run = command.measure(TINY, ["connections", "memory"], said.append)
     [measured] = run.parts["connections"]["4"]

@@ -1,8 +1,6 @@
 """The capacity model: its prices are the lines through what was measured, its plans keep to the utilisation."""
 
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from loadtests.capacity.measure import ALL, BOOKING, BROWSE, MIX, Bench, Record,
 from loadtests.capacity.model import KINDS, Costs, Demand, Price, connection_us, costs, plan, predictions
 from loadtests.onsale import __main__ as onsale
 from loadtests.onsale import probe, report
+from tests.tools import tool
 
 PRICES = Costs(
     web={kind: Price(40, 60) for kind in KINDS},
@@ -127,10 +126,7 @@ def test_the_page_shows_what_is_recorded() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads the clocks of processes in Linux's /proc")
 def test_a_tiny_run_on_three_shards_goes_through(tmp_path: Path) -> None:
-    if shutil.which("wrk") is None:
-        if os.environ.get("CI"):
-            pytest.fail("wrk is missing: in CI that is a failure")
-        pytest.skip("no wrk on this machine (Debian: apt install wrk)")
+    tool("wrk", package="wrk")
     side = Side(MIX, 1, 3, 4)
     found = Bench(tmp_path, Scale(rounds=1, seconds=1, budget_s=0), lambda _line: None).run([side])
     [measured] = found.samples[side.name]

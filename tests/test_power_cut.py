@@ -1,7 +1,6 @@
 """What a power cut leaves of the embedded server's data; that needs a server of its own, killed while it writes."""
 
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from power_cut import FlushLog
 
 from service.embedded import EmbeddedServer, holder_of
 from service.settings import Durability
+from tests.tools import tool
 
 
 @pytest.fixture
@@ -24,8 +24,7 @@ def folder() -> Iterator[Path]:
 
 def answered_and_left(folder: Path, durability: Durability) -> tuple[int, int]:
     """Count up until the power is cut: the last number that was answered, and the one that a new start finds."""
-    if shutil.which("strace") is None and not os.environ.get("CI"):  # there its absence is a failure
-        pytest.skip("no strace on this machine (Debian: apt install strace)")
+    tool("strace", package="strace")
     server = EmbeddedServer.start(folder / "data", durability)
     holder = holder_of(folder / "data")
     assert holder is not None

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 
 from service.routes import ROUTES
 from service.settings import VARIABLES
+from tests.tools import tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -118,10 +118,7 @@ def comparable(answer: str) -> object:
 
 
 def test_the_curls_give_the_answers_that_the_readme_shows(port: int):
-    if shutil.which("curl") is None:
-        if os.environ.get("CI"):
-            pytest.fail("curl is missing: in CI that is a failure")
-        pytest.skip("no curl on this machine (Debian: apt install curl)")
+    tool("curl", package="curl")
     ids: dict[str, str] = {}  # README's ticket ids, and those of this run
     shown = [(command, answer) for command, answer in transcript(README) if command.startswith("curl ")]
     assert len(shown) >= 8

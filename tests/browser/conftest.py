@@ -4,8 +4,6 @@ Whatever a test does, three things must hold of it: no request leaves the machin
 touched, and no script fails.
 """
 
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,20 +19,14 @@ from redis.backoff import NoBackoff
 from windows import DESKTOP, FLAGS, WAIT_MS, Serve, Visit
 
 from service import live, sessions
+from tests.tools import tool
 
 expect.set_options(timeout=WAIT_MS)
 
 
 def chromium_binary() -> str:
-    """The system's Chromium; its absence skips on a laptop and fails in CI."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            break
-    else:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is missing: in CI that is a failure")
-        pytest.skip("no chromium on this machine (Debian: apt install chromium)")
-    return found
+    """The system's Chromium."""
+    return tool("chromium", "chromium-browser", "google-chrome", package="chromium")
 
 
 @pytest.fixture(autouse=True)

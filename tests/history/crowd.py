@@ -128,7 +128,8 @@ class Crowd:
         """Wait until a change succeeds that is asked for after now; how long that took, seconds. Or TimeoutError."""
         began, known = time.monotonic(), len(self._calls)
         async with asyncio.timeout(within_s):
-            while not any(call.changes and call.outcome == "done" for call in self._calls[known:]):  # noqa: ASYNC110  too
+            # Nor has a call that is done.
+            while not any(call.changes and call.outcome == "done" for call in self._calls[known:]):  # noqa: ASYNC110  above
                 await asyncio.sleep(0.005)
         return round(time.monotonic() - began, 2)
 
