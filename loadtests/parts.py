@@ -21,12 +21,12 @@ from aiohttp import web
 
 from loadtests.path import BARE, BATCH, CONNECTIONS, NOW_MS, Client, InstantRedis, Side, counted, servers, sides
 from service import lean
+from service.booking_form import BookingForm
 from service.box_office import Booking, BoxOffice
 from service.edge import Reader
 from service.handlers import tickets
 from service.lean import Answer
 from service.model import Ticket
-from service.scripts import BOOK, Form
 from service.store import Booked, Store
 from service.wire import BookRequest
 
@@ -37,7 +37,7 @@ HEAD = (
     b"HTTP/1.1 201 Created\r\nServer: Matinee\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
     b"Location: /v1/tickets/main-7KQ2M8ZT41XVDRNB\r\nContent-Length: 300\r\nDate: Tue, 24 Nov 2026 18:00:00 GMT\r\n\r\n"
 )
-CALL = BOOK.form((), ("x" * 300,)).fill()
+CALL = b"*2\r\n$7\r\nEVALSHA\r\n$300\r\n%b\r\n" % (b"x" * 300)
 
 WHOLE = "a whole booking"
 
@@ -72,7 +72,7 @@ PARTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "of that, the rules of name, phone and timing": lambda: patch.object(tickets._book_request, "_rules", {}),
     "the use case and all below it": lambda: patch.object(BoxOffice, "book", _no_use_case),
     "of that, Redis: pack, write, wait, read": lambda: patch.object(Store, "book", _no_redis),
-    "of that, the call packed": lambda: patch.object(Form, "fill", lambda *_: CALL),
+    "of that, the call packed": lambda: patch.object(BookingForm, "fill", lambda *_: CALL),
     "the ticket as JSON": lambda: patch.object(tickets, "ticket_answer", _no_json),
     "head and body written": lambda: patch.object(Answer, "prepare", _no_head),
     "of that, the request's name": lambda: patch.object(

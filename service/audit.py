@@ -260,7 +260,7 @@ class _Reader:
             if ticket.is_ticket and ticket.ticket_id in page.ids and ticket.showtime == compact(page.label):
                 self.tickets += 1
                 self._seen(ticket.ticket_id, page.key)
-                if showtime is not None and ticket.expires_ms != showtime.expires_ms:
+                if showtime is not None and ticket.expires_ms != showtime.moment.expires_ms:
                     self._other_lives += 1
 
     def _showtime(self, theatre_id: str, label: str, zone: bytes | None = None) -> Showtime | None:
@@ -474,7 +474,7 @@ def _wrong_ticket(
     is_too_late = last_expiry_ms is not None and expires_ms > last_expiry_ms
     is_no_life = showtime is not None and not _is_life(expires_ms - showtime.starts_ms)
     if expires_ms != GONE and (expires_ms == NEVER or is_too_late or is_no_life):
-        due_ms = last_expiry_ms if showtime is None else showtime.expires_ms
+        due_ms = last_expiry_ms if showtime is None else showtime.moment.expires_ms
         if due_ms is None:
             yield Disagreement(key, "never expires")
         else:

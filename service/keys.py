@@ -34,7 +34,7 @@ def showtime_keys(theatre_id: str, label: str) -> tuple[str, str]:
 
 def keys_of(showtime: Showtime) -> tuple[str, str]:
     """The same for a showtime that is at hand."""
-    return _showtime_keys(showtime.theatre.id, showtime.stored)
+    return _showtime_keys(showtime.theatre.id, showtime.moment.stored)
 
 
 def _showtime_keys(theatre_id: str, stored: str) -> tuple[str, str]:

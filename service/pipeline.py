@@ -234,7 +234,7 @@ class Pipeline:
     ) -> asyncio.Future[Any]:
         """Run `script` in the next batch; await the result for its reply: bytes, ints and lists of them.
 
-        Bytes in the place of `args` are the whole call, packed already by a `Form`.
+        Bytes in the place of `args` are the whole call, packed already by a `BookingForm`.
         Cancelling the wait leaves everybody else's commands alone. Awaiting raises `Unavailable` (nothing was
         done), `OutcomeUnknown` (only where `mutates`), or redis-py's `ResponseError` as it came, for a bug.
         """

@@ -19,7 +19,7 @@ import msgspec
 
 from service.directory import Directory
 from service.errors import ShowtimeNotFound, TheatreNotFound
-from service.model import FORGOTTEN_AFTER_MS, Showtime, Theatre, rfc3339
+from service.model import FORGOTTEN_AFTER_MS, Moment, Showtime, Theatre, compact, rfc3339
 from service.settings import (
     CAPACITY_DEFAULT,
     CAPACITY_MAX,
@@ -29,10 +29,10 @@ from service.settings import (
     timings_from,
 )
 
-DATES_KEPT = 1024  # dates whose showtimes stay in memory as lists
-UPCOMING_KEPT = 65_536  # next showtimes that stay in memory: all of ten thousand theatres with six timings each
-LABELS_KEPT = 16_384  # showtimes found by label that stay in memory, some 300 bytes each
-MOMENTS_KEPT = 4096  # what labels mean in a time zone
+# What stays in memory of what theatres share: a year of timings in one zone, or a week of them in fifty.
+MOMENTS_KEPT = 16_384  # some 700 bytes each
+UPCOMING_KEPT = 16_384  # next moments of a timing
+DATES_KEPT = 1024  # dates, with the moments of theatres with the same timings
 
 # The years 2000 to 2999: in them every offset is of whole minutes, as RFC 3339 wants, and the calendar has
 # room for every expiry.
@@ -57,11 +57,10 @@ class Programme:
         self.theatres: dict[str, Theatre] = {theatre.id: theatre for theatre in theatres}
         self.directory = Directory(self.theatres.values())
         self.ticket_life_ms = ticket_life_ms
-        # By theatre and timing: the next showtime, and the instant since which it is the next.
-        self._upcoming: dict[tuple[str, str], tuple[int, Showtime]] = {}
+        # By zone and timing: the next moment, and the instant since which it is the next.
+        self._upcoming: dict[tuple[ZoneInfo, str], tuple[int, Moment]] = {}
         self._moment = functools.lru_cache(maxsize=MOMENTS_KEPT)(self._make_moment)
-        self._labelled = functools.lru_cache(maxsize=LABELS_KEPT)(self._make)
-        self._dated = functools.lru_cache(maxsize=DATES_KEPT)(self._of_date)
+        self._dated = functools.lru_cache(maxsize=DATES_KEPT)(self._existing)
 
     def theatre(self, theatre_id: str | None) -> Theatre:
         """The theatre of that id, the programme's first for None; raises TheatreNotFound."""
@@ -78,23 +77,17 @@ class Programme:
         Whether it is open or within the horizon is not asked here. Raises ValueError ("must be ...") for
         malformed text and ShowtimeNotFound for a time the theatre doesn't have.
         """
-        kept = self._upcoming.get((theatre.id, timing))
-        # Both ends: the clock may have been set back, or be another server's after a failover.
-        if kept is not None and kept[0] <= now_ms < kept[1].starts_ms:
-            return kept[1]
+        if timing in theatre.timings:
+            return Showtime(theatre, self._next(theatre.timezone, timing, now_ms))
         if len(timing) == len("YYYY-MM-DDTHH:MM"):
             showtime = self.showtime(theatre, timing)
             _check_timing(theatre, showtime.timing)
-            if _is_skipped(showtime):
+            if showtime.moment.is_skipped:
                 raise ShowtimeNotFound(f"Theatre {theatre.id} has no showtime {timing}: its clock skips that time.")
             return showtime
         if not TIMING.fullmatch(timing):
             raise ValueError(f"must be {_TIMING_SHAPE} or {_LABEL_SHAPE}")
-        _check_timing(theatre, timing)
-        if len(self._upcoming) >= UPCOMING_KEPT:
-            del self._upcoming[next(iter(self._upcoming))]  # the one that came first
-        self._upcoming[theatre.id, timing] = kept = self._next(theatre, timing, now_ms)
-        return kept[1]
+        raise _no_timing(theatre, timing)
 
     def showtime(self, theatre: Theatre, label: str) -> Showtime:
         """The showtime of any well-formed label, in the programme or not: stored tickets outlive its changes.
@@ -103,16 +96,14 @@ class Programme:
         summer time): a ticket may have been sold before a government moved the change. The theatre, too, may have
         left the programme. Raises ValueError for a malformed label.
         """
-        if theatre.id in self.theatres:
-            return self._labelled(theatre.id, label)
-        return self._at(theatre, label)
+        return Showtime(theatre, self._moment(theatre.timezone, label))
 
     def showtimes_on(self, theatre: Theatre, date: datetime.date) -> list[Showtime]:
         """The theatre's showtimes of a local date in start order.
 
         Raises ValueError outside the years 2000 to 2999.
         """
-        return list(self._dated(theatre.id, date))
+        return [Showtime(theatre, moment) for moment in self._dated(theatre.timezone, (date,), theatre.timings)]
 
     def starting_between(self, theatre: Theatre, first_ms: int, last_ms: int) -> list[Showtime]:
         """The theatre's showtimes that start from `first_ms` to `last_ms`, both included, in start order."""
@@ -127,56 +118,44 @@ class Programme:
             raise ValueError(f"must be {_TIMING_SHAPE}")
         return self._between(theatre, (timing,), first_ms, last_ms)
 
-    def _of_date(self, theatre_id: str, date: datetime.date) -> list[Showtime]:
-        theatre = self.theatres[theatre_id]
-        return self._existing(theatre, (date,), theatre.timings)
-
     def _between(self, theatre: Theatre, timings: tuple[str, ...], first_ms: int, last_ms: int) -> list[Showtime]:
-        first = _local_date(theatre, first_ms)
+        first = _local_date(theatre.timezone, first_ms)
         # One date more: after a clock was set back over midnight, some of the next date's are past already.
-        last = _local_date(theatre, last_ms) + _DAY
+        last = _local_date(theatre.timezone, last_ms) + _DAY
         dates = (first + _DAY * day for day in range((last - first).days + 1))
-        showtimes = self._existing(theatre, dates, timings)
-        return [showtime for showtime in showtimes if first_ms <= showtime.starts_ms <= last_ms]
+        moments = self._existing(theatre.timezone, dates, timings)
+        return [Showtime(theatre, moment) for moment in moments if first_ms <= moment.starts_ms <= last_ms]
 
-    def _existing(self, theatre: Theatre, dates: Iterable[datetime.date], timings: tuple[str, ...]) -> list[Showtime]:
+    def _existing(self, timezone: ZoneInfo, dates: Iterable[datetime.date], timings: tuple[str, ...]) -> list[Moment]:
         # Labels in order start in order: what would break it, a repeated time, counts once.
         days = (date.isoformat() for date in dates)
-        showtimes = (self._labelled(theatre.id, f"{day}T{timing}") for day in days for timing in timings)
-        return [showtime for showtime in showtimes if not _is_skipped(showtime)]
+        moments = (self._moment(timezone, f"{day}T{timing}") for day in days for timing in timings)
+        return [moment for moment in moments if not moment.is_skipped]
 
-    def _next(self, theatre: Theatre, timing: str, now_ms: int) -> tuple[int, Showtime]:
-        """The earliest showtime after `now_ms`, and an instant up to `now_ms` since which it is the next."""
-        today = _local_date(theatre, now_ms)
+    def _next(self, timezone: ZoneInfo, timing: str, now_ms: int) -> Moment:
+        kept = self._upcoming.get((timezone, timing))
+        # Both ends: the clock may have been set back, or be another server's after a failover.
+        if kept is None or not kept[0] <= now_ms < kept[1].starts_ms:
+            if len(self._upcoming) >= UPCOMING_KEPT:
+                del self._upcoming[next(iter(self._upcoming))]  # the one that came first
+            self._upcoming[timezone, timing] = kept = self._find_next(timezone, timing, now_ms)
+        return kept[1]
+
+    def _find_next(self, timezone: ZoneInfo, timing: str, now_ms: int) -> tuple[int, Moment]:
+        """The earliest moment of a timing after `now_ms`, and an instant up to `now_ms` since which it is the next."""
+        today = _local_date(timezone, now_ms)
         since_ms = now_ms
-        # From yesterday, whose showtime usually begins that span; a skipped time leads on to the next date.
+        # From yesterday, whose moment usually begins that span; a skipped time leads on to the next date.
         for day in itertools.count(-1):
-            showtime = self._labelled(theatre.id, f"{today + _DAY * day}T{timing}")
-            if _is_skipped(showtime):
+            moment = self._moment(timezone, f"{today + _DAY * day}T{timing}")
+            if moment.is_skipped:
                 continue
-            if showtime.starts_ms > now_ms:
-                return since_ms, showtime
-            since_ms = showtime.starts_ms
+            if moment.starts_ms > now_ms:
+                return since_ms, moment
+            since_ms = moment.starts_ms
         raise AssertionError  # pragma: no cover  itertools.count has no end
 
-    def _make(self, theatre_id: str, label: str) -> Showtime:
-        return self._at(self.theatres[theatre_id], label)
-
-    def _at(self, theatre: Theatre, label: str) -> Showtime:
-        moment = self._moment(theatre.timezone, label)
-        return Showtime(
-            theatre=theatre,
-            label=moment.label,
-            timing=moment.timing,
-            starts_ms=moment.starts_ms,
-            expires_ms=moment.expires_ms,
-            forgotten_ms=moment.forgotten_ms,
-            starts_at=moment.starts_at,
-            expires_at=moment.expires_at,
-            film=theatre.films.get(moment.timing),
-        )
-
-    def _make_moment(self, timezone: ZoneInfo, label: str) -> "_Moment":
+    def _make_moment(self, timezone: ZoneInfo, label: str) -> Moment:
         if not _LABEL.fullmatch(label):
             raise ValueError(f"must be {_LABEL_SHAPE}")
         try:
@@ -185,9 +164,11 @@ class Programme:
             raise ValueError(f"must be {_LABEL_SHAPE}, and that date is not in the calendar") from None
         starts_ms = int(local.replace(tzinfo=timezone).timestamp()) * 1000
         expires_ms = starts_ms + self.ticket_life_ms
-        return _Moment(
+        return Moment(
+            zone=timezone.key,
             label=label,
             timing=sys.intern(label[-len("HH:MM") :]),
+            stored=compact(label),
             starts_ms=starts_ms,
             expires_ms=expires_ms,
             forgotten_ms=expires_ms + FORGOTTEN_AFTER_MS,
@@ -196,34 +177,21 @@ class Programme:
         )
 
 
-class _Moment(msgspec.Struct, frozen=True):
-    """What a label means in a time zone. The showtimes of all theatres there share it: they are many in a chain."""
-
-    label: str
-    timing: str
-    starts_ms: int
-    expires_ms: int
-    forgotten_ms: int
-    starts_at: str
-    expires_at: str
-
-
-def _local_date(theatre: Theatre, instant_ms: int) -> datetime.date:
-    return datetime.datetime.fromtimestamp(instant_ms // 1000, theatre.timezone).date()
-
-
-def _is_skipped(showtime: Showtime) -> bool:
-    # An instant reads back as the local time it was made of, unless the clock never showed that time.
-    return not showtime.starts_at.startswith(showtime.label)
+def _local_date(timezone: ZoneInfo, instant_ms: int) -> datetime.date:
+    return datetime.datetime.fromtimestamp(instant_ms // 1000, timezone).date()
 
 
 def _check_timing(theatre: Theatre, timing: str) -> None:
-    if not theatre.timings:
-        raise ShowtimeNotFound(f"Theatre {theatre.id} has left the programme; nothing can be booked there.")
     if timing not in theatre.timings:
-        raise ShowtimeNotFound(
-            f"Theatre {theatre.id} has no showtime at {timing}; its timings are {', '.join(theatre.timings)}."
-        )
+        raise _no_timing(theatre, timing)
+
+
+def _no_timing(theatre: Theatre, timing: str) -> ShowtimeNotFound:
+    if not theatre.timings:
+        return ShowtimeNotFound(f"Theatre {theatre.id} has left the programme; nothing can be booked there.")
+    return ShowtimeNotFound(
+        f"Theatre {theatre.id} has no showtime at {timing}; its timings are {', '.join(theatre.timings)}."
+    )
 
 
 class ProgrammeError(Exception):
@@ -304,7 +272,13 @@ def _theatre_of(table: _Table) -> Theatre:
     for timing, film in films.items():
         if not _is_title(film):
             raise ValueError(f"timings: the film at {timing} must be {_TITLE_SHAPE}")
-    return Theatre(table.id, name, timezone, table.capacity, timings, films)
+    return Theatre(table.id, name, timezone, table.capacity, _shared(timings), films)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(timings: tuple[str, ...]) -> tuple[str, ...]:
+    """The same object for equal timings: those of a chain's theatres then stay in the processor's caches."""
+    return timings
 
 
 def _is_title(text: str) -> bool:

@@ -77,7 +77,7 @@ def _mend_showtime(client: redis.Redis, showtime: Showtime, wrong: list[Disagree
             named = client.hget(key, "showtime")
             elsewhere = spread(named.decode()) if isinstance(named, bytes) else showtime.label
             keys += [key, showtime_keys(theatre.id, elsewhere)[1]]
-        facts = (showtime.stored, str(theatre.capacity), str(showtime.forgotten_ms), theatre.timezone.key)
+        facts = (showtime.moment.stored, str(theatre.capacity), str(showtime.moment.forgotten_ms), theatre.timezone.key)
         reply = client.eval(MEND_SHOWTIME.source, len(keys), *keys, *facts, *ids)
     except redis.ResponseError as error:
         yield from ((f"{each}: left: {error}", False) for each in wrong)

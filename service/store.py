@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from service.booking_form import BookingForm
 from service.cluster import Cluster
 from service.errors import (
     AlreadyAdmitted,
@@ -56,9 +57,8 @@ LOOKS = 4
 # was found for one minute serves the whole minute.
 MINUTE_MS = 60_000
 
-# Showtimes in demand that are kept in mind, with their bookings packed but for the ticket: some 600 bytes each. And as
-# many that were asked for once: a chain has so many showtimes that most are not asked for again soon.
-DEMANDS_KEPT = 4096
+FORMS_KEPT = 16_384  # moments whose bookings are packed but for the ticket, some 600 bytes each
+FULL_KEPT = 4096  # showtimes known to have been full
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -133,18 +133,6 @@ class _Question(Generic[T]):
                 future.set_exception(error)
 
 
-class _Demand:
-    """What is known of a showtime that is booked again and again: the form of its bookings, and was it full."""
-
-    __slots__ = ("form", "is_full", "question")
-
-    def __init__(self, showtime: Showtime) -> None:
-        self.form = BOOK.form((*keys_of(showtime), None), (None, None, None, showtime.stored, *showtime.terms))
-        self.is_full = False
-        # Whether it is full still: where it is not, or whoever asks leaves, each asks anew.
-        self.question = _Question[bool](-1)
-
-
 class Store:
     """Tickets and seats of all theatres of a programme.
 
@@ -155,8 +143,9 @@ class Store:
     def __init__(self, pipeline: Pipeline | Cluster, programme: Programme) -> None:
         self._pipeline = pipeline
         self._programme = programme
-        self._demands: dict[tuple[str, str], _Demand] = {}  # by theatre and label, as are those asked for once
-        self._once: set[tuple[str, str]] = set()
+        self._form = lru_cache(maxsize=FORMS_KEPT)(BookingForm)
+        # Showtimes that were full when last asked, by theatre and label, with the question whether they are still.
+        self._full: dict[tuple[str, str], _Question[bool]] = {}
         self._looks: dict[tuple[str, ...], _Question[list[Availability]]] = {}
         self._over = lru_cache(maxsize=1024)(self._showtimes_over)
 
@@ -173,16 +162,16 @@ class Store:
         self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None = None
     ) -> Booked | Replayed:
         """Take a seat. Raises SoldOut, ShowtimeClosed, IdempotencyKeyReused, BookingCancelled."""
-        demand = self._demand(showtime)
+        name_of_showtime = showtime.theatre.id, showtime.moment.label
+        full = self._full.get(name_of_showtime)
         question = None
-        if demand is not None and demand.is_full and idempotency is None:  # with a key it may repeat an accepted one
-            if demand.question.batches == self._pipeline.batches and await demand.question.join():
+        if full is not None and idempotency is None:  # with a key it may repeat an accepted one
+            if full.batches == self._pipeline.batches and await full.join():
                 raise _sold_out(showtime)
-            question = demand.question = _Question[bool](self._pipeline.batches)
-        keys, args = _call(demand, ticket_id, showtime, name, phone, idempotency)
+            question = self._full[name_of_showtime] = _Question[bool](self._pipeline.batches)
         is_full = False
         try:  # as `_change` does, which would be a coroutine more
-            reply: list[Any] = await self._pipeline.run(BOOK, keys, args, mutates=True)
+            reply: list[Any] = await self._send_booking(ticket_id, showtime, name, phone, idempotency)
             is_full = reply[0] == b"sold_out"
         except StoreTrouble as trouble:
             if question is not None:  # to ask anew would take those who wait twice their time
@@ -193,8 +182,8 @@ class Store:
         finally:
             if question is not None:
                 question.tell(is_full)
-        if demand is not None:
-            demand.is_full = is_full
+        if is_full != (full is not None):
+            self._note_full(name_of_showtime, is_full=is_full)
         return _booked(showtime, reply)
 
     async def ticket(self, theatre: Theatre, ticket_id: str) -> Found:
@@ -212,7 +201,7 @@ class Store:
                 found = self._showtime(theatre, showtime)
                 return Found(Ticket(ticket_id, found, name.decode(), phone.decode(), booked_ms, admitted_ms), moves)
             case b"expired":
-                expired_at = over[reply[1] - 2].expires_at
+                expired_at = over[reply[1] - 2].moment.expires_at
                 raise TicketExpired(f"The ticket expired at {expired_at}; its name and phone are deleted.")
             case b"not_found":
                 raise TicketNotFound("There is no such ticket.")
@@ -226,7 +215,8 @@ class Store:
         ticket = found.ticket
         here, theatre = ticket.showtime, to.theatre
         keys = [ticket_key(theatre.id, ticket.ticket_id), *keys_of(here), *keys_of(to)]
-        args: list[str | int] = [ticket.ticket_id, here.stored, to.stored, found.moves, here.starts_ms, *to.terms]
+        args: list[str | int] = [ticket.ticket_id, here.moment.stored, to.moment.stored]
+        args += [found.moves, here.starts_ms, *_terms(to)]
         reply = await self._change(MOVE, ticket.ticket_id, keys, args)
         match reply[0]:
             case b"moved":
@@ -250,7 +240,7 @@ class Store:
         showtime = ticket.showtime
         theatre = showtime.theatre
         keys = [ticket_key(theatre.id, ticket.ticket_id), *keys_of(showtime)]
-        args: list[str | int] = [ticket.ticket_id, showtime.stored, secrets.token_hex(8), CANCELLED_LIFE_MS]
+        args: list[str | int] = [ticket.ticket_id, showtime.moment.stored, secrets.token_hex(8), CANCELLED_LIFE_MS]
         reply = await self._change(CANCEL, ticket.ticket_id, keys, args)
         match reply[0]:
             case b"cancelled":
@@ -349,22 +339,26 @@ class Store:
                 raise TheatreNotFound("The programme has no theatre of that id.")
         raise _unexpected(SHOWTIME_ZONE.name, reply)
 
-    def _demand(self, showtime: Showtime) -> _Demand | None:
-        """What is known of a showtime; None where it was not asked for lately."""
-        name = showtime.theatre.id, showtime.label
-        demand = self._demands.get(name)
-        if demand is not None:
-            return demand
-        if name not in self._once:
-            if len(self._once) >= DEMANDS_KEPT:
-                self._once.clear()
-            self._once.add(name)
-            return None
-        self._once.remove(name)
-        if len(self._demands) >= DEMANDS_KEPT:
-            del self._demands[next(iter(self._demands))]  # the one that came first
-        demand = self._demands[name] = _Demand(showtime)
-        return demand
+    def _send_booking(
+        self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None
+    ) -> asyncio.Future[list[Any]]:
+        theatre, moment = showtime.theatre, showtime.moment
+        key = ticket_key(theatre.id, ticket_id)
+        if idempotency is None:
+            call = self._form(moment).fill(theatre.id, theatre.capacity, ticket_id, name, phone)
+            return self._pipeline.run(BOOK, (key,), call, mutates=True)
+        keys = (*keys_of(showtime), key, idempotency_key(theatre.id, idempotency.digest))
+        args = (ticket_id, name, phone, moment.stored, *_terms(showtime))
+        args += (idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
+        return self._pipeline.run(BOOK, keys, args, mutates=True)
+
+    def _note_full(self, name: tuple[str, str], *, is_full: bool) -> None:
+        if not is_full:
+            self._full.pop(name, None)
+        elif name not in self._full:
+            if len(self._full) >= FULL_KEPT:
+                del self._full[next(iter(self._full))]  # the one that came first
+            self._full[name] = _Question(-1)  # nobody can join it: the next who comes asks
 
     async def _change(self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]) -> list[Any]:
         try:
@@ -396,19 +390,11 @@ def _listed(showtime: Showtime, row: list[Any]) -> Ticket:
     return Ticket(ticket_id, showtime, name.decode(), phone.decode(), booked_ms, admitted_ms)
 
 
-def _call(
-    demand: _Demand | None, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None
-) -> tuple[Sequence[str], Sequence[str] | bytes]:
-    """The keys and arguments of a booking; by a form, if the showtime is in demand."""
-    theatre_id = showtime.theatre.id
-    key = ticket_key(theatre_id, ticket_id)
-    if demand is not None and idempotency is None:
-        return demand.form.keys, demand.form.fill(key, ticket_id, name, phone)
-    args = (ticket_id, name, phone, showtime.stored, *showtime.terms)
-    if idempotency is None:
-        return (*keys_of(showtime), key), args
-    keys = (*keys_of(showtime), key, idempotency_key(theatre_id, idempotency.digest))
-    return keys, (*args, idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
+def _terms(showtime: Showtime) -> tuple[str, ...]:
+    """Capacity, start, expiry, when it is forgotten, and the zone, for the scripts."""
+    moment = showtime.moment
+    numbers = (showtime.theatre.capacity, moment.starts_ms, moment.expires_ms, moment.forgotten_ms)
+    return (*map(str, numbers), moment.zone)  # hiredis takes four times as long to write a number as a text
 
 
 def _booked(showtime: Showtime, reply: list[Any]) -> Booked | Replayed:

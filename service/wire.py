@@ -136,16 +136,16 @@ class TicketAnswer(msgspec.Struct):
     @classmethod
     def of(cls, ticket: Ticket, *, masked: bool) -> Self:
         """Tell a ticket to its holder (`masked`) or to the box office."""
-        showtime = ticket.showtime
-        zone = showtime.theatre.timezone
+        theatre, moment = ticket.showtime.theatre, ticket.showtime.moment
+        zone = theatre.timezone
         phone = ticket.phone
         return cls(
             ticket.ticket_id,
-            showtime.theatre.id,
-            showtime.timing,
-            showtime.label,
-            showtime.starts_at,
-            showtime.expires_at,
+            theatre.id,
+            moment.timing,
+            moment.label,
+            moment.starts_at,
+            moment.expires_at,
             ticket.status,
             ticket.name,
             mask(phone) if masked and phone is not None else phone,
@@ -223,14 +223,14 @@ class ShowtimeAnswer(msgspec.Struct):
     @classmethod
     def of(cls, seats: Availability) -> Self:
         """Tell the seats of a showtime."""
-        showtime = seats.showtime
+        theatre, moment = seats.showtime.theatre, seats.showtime.moment
         return cls(
-            showtime.theatre.id,
-            showtime.timing,
-            showtime.label,
-            showtime.starts_at,
-            showtime.film,
-            showtime.theatre.capacity,
+            theatre.id,
+            moment.timing,
+            moment.label,
+            moment.starts_at,
+            seats.showtime.film,
+            theatre.capacity,
             seats.booked,
             seats.available,
             seats.status,

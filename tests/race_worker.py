@@ -135,7 +135,7 @@ ROLES: dict[str, Callable[[Stage, str], Awaitable[Done]]] = {
 async def _all(play: Play) -> list[Done]:
     async with opened_house(ConnectionPool.from_url(play.url)) as opened:
         house = opened.with_programme(msgspec.structs.replace(MAIN, capacity=play.capacity))
-        first, second = (house.programme.showtime(MAIN, label) for label in play.labels)
+        first, second = (house.programme.showtime(house.programme.theatre(None), label) for label in play.labels)
         stage = Stage(house, play, (first, second), random.Random(play.me))
         role = ROLES[play.role]
         room = asyncio.Semaphore(AT_ONCE)

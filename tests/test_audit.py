@@ -89,9 +89,9 @@ def test_every_live_ticket_is_seen_where_it_is_listed(client: redis.Redis) -> No
 
 def store_by_hand(client: redis.Redis, ticket_id: str, showtime: Any) -> None:
     """A ticket without a seat."""
-    facts = {"name": NAME, "phone": PHONE, "showtime": showtime.stored, "booked_at": 1}
+    facts = {"name": NAME, "phone": PHONE, "showtime": showtime.moment.stored, "booked_at": 1}
     client.hset(ticket(ticket_id), mapping=facts)
-    client.pexpireat(ticket(ticket_id), showtime.expires_ms)
+    client.pexpireat(ticket(ticket_id), showtime.moment.expires_ms)
 
 
 def make_room(client: redis.Redis) -> None:
@@ -209,17 +209,17 @@ DOCTORED: dict[str, tuple[Callable[[redis.Redis], object], list[str], list[str]]
         [],
     ),
     "a ticket that expires a millisecond late": (
-        lambda client: client.pexpireat(ticket(ADA), FULL.expires_ms + 1),
+        lambda client: client.pexpireat(ticket(ADA), FULL.moment.expires_ms + 1),
         [f"{ticket(ADA)}: expires 1 ms too late"],
         [],
     ),
     "a ticket that expires a millisecond early": (
-        lambda client: client.pexpireat(ticket(ADA), FULL.expires_ms - 1),
+        lambda client: client.pexpireat(ticket(ADA), FULL.moment.expires_ms - 1),
         [f"{ticket(ADA)}: expires 1 ms too early"],
         [],
     ),
     "a ticket that outlives what its showtime knows of": (
-        lambda client: client.pexpireat(ticket(ADA), FULL.expires_ms + HOUR_MS),
+        lambda client: client.pexpireat(ticket(ADA), FULL.moment.expires_ms + HOUR_MS),
         [f"{ticket(ADA)}: expires 3,600,000 ms too late"],
         [],
     ),
@@ -229,18 +229,18 @@ DOCTORED: dict[str, tuple[Callable[[redis.Redis], object], list[str], list[str]]
         [],
     ),
     "a list that is forgotten a millisecond early": (
-        lambda client: client.pexpireat(LATE_IDS, LATE.forgotten_ms - 1),
+        lambda client: client.pexpireat(LATE_IDS, LATE.moment.forgotten_ms - 1),
         [f"{LATE_IDS}: expires 1 ms too early"],
         [],
     ),
     "a showtime that says another end than tickets can have": (
         lambda client: (
-            client.hset(LATE_KEY, "forgotten", LATE.forgotten_ms + 7),
-            client.pexpireat(LATE_KEY, LATE.forgotten_ms + 7),
-            client.pexpireat(LATE_IDS, LATE.forgotten_ms + 7),
+            client.hset(LATE_KEY, "forgotten", LATE.moment.forgotten_ms + 7),
+            client.pexpireat(LATE_KEY, LATE.moment.forgotten_ms + 7),
+            client.pexpireat(LATE_IDS, LATE.moment.forgotten_ms + 7),
         ),
-        [f"{LATE_KEY}: is forgotten at {LATE.forgotten_ms + 7}, which no life of tickets gives"],
-        [f"{LATE_KEY}: is forgotten at {LATE.forgotten_ms + 7}, which no life of tickets gives"],
+        [f"{LATE_KEY}: is forgotten at {LATE.moment.forgotten_ms + 7}, which no life of tickets gives"],
+        [f"{LATE_KEY}: is forgotten at {LATE.moment.forgotten_ms + 7}, which no life of tickets gives"],
     ),
     "a tombstone that stays": (
         lambda client: client.persist(ticket(EVE)),
@@ -341,7 +341,7 @@ def test_a_theatre_that_has_left_the_programme_is_audited_by_its_time_zone(clien
     report = audit(client, other)
     assert (lines(report), report.remarks) == ([], ["theatres that are not in the programme: main"])
     client.hincrby(LATE_KEY, "booked", 1)
-    client.pexpireat(ticket(ADA), FULL.expires_ms + 1)
+    client.pexpireat(ticket(ADA), FULL.moment.expires_ms + 1)
     report = audit(client, other)
     assert agree(
         lines(report), [f"{LATE_KEY}: 2 booked, but 1 ids are listed", f"{ticket(ADA)}: expires 1 ms too late"]
@@ -355,7 +355,7 @@ def test_what_changed_between_audit_and_repair_is_left_alone(client: redis.Redis
     client.zrem(LATE_IDS, DEE)
     client.zadd(LATE_IDS, {EVE: 2})
     report = audit(client, PROGRAMME)
-    client.pexpireat(ticket(ADA), FULL.expires_ms)
+    client.pexpireat(ticket(ADA), FULL.moment.expires_ms)
     client.zadd(LATE_IDS, {DEE: 1})
     client.zrem(LATE_IDS, EVE)
     told = [line for line, mended in repair(client, PROGRAMME, report.disagreements) if not mended]
@@ -369,7 +369,7 @@ def test_an_overdue_ticket_without_an_expiry_goes_when_it_is_mended(server_url: 
     yesterday = PROGRAMME.showtime(MAIN, f"{DATE - datetime.timedelta(days=3)}T15:00")
     with redis.Redis.from_url(server_url) as client:
         store_by_hand(client, ADA, LATE)
-        client.hset(ticket(ADA), "showtime", yesterday.stored)
+        client.hset(ticket(ADA), "showtime", yesterday.moment.stored)
         client.persist(ticket(ADA))
         for key in keys_of(yesterday):
             client.delete(key)

@@ -111,8 +111,8 @@ def doctor(client: redis.Redis) -> None:
     [theatre] = PROGRAMME.theatres.values()
     showtime = PROGRAMME.resolve(theatre, "18:00", int(time.time() * 1000))
     key, _ = keys_of(showtime)
-    client.hset(key, mapping={"booked": 1, "version": 1, "forgotten": showtime.forgotten_ms, "zone": "UTC"})
-    client.pexpireat(key, showtime.forgotten_ms)
+    client.hset(key, mapping={"booked": 1, "version": 1, "forgotten": showtime.moment.forgotten_ms, "zone": "UTC"})
+    client.pexpireat(key, showtime.moment.forgotten_ms)
 
 
 def test_of_a_cluster_each_primary_is_read(

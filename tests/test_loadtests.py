@@ -81,13 +81,13 @@ def by_hand(client: redis.Redis, script: Script, keys: list[str], *arguments: ob
 
 
 def book_by_hand(client: redis.Redis, ticket_id: str) -> None:
-    late = PROGRAMME.showtime(MAIN, LATE)
+    late = PROGRAMME.showtime(MAIN, LATE).moment
     facts = (ticket_id, NAME, PHONE, late.stored, CAPACITY, late.starts_ms, late.expires_ms, late.forgotten_ms)
     by_hand(client, BOOK, [LATE_KEY, LATE_IDS, ticket_key("main", ticket_id)], *facts)
 
 
 def move_by_hand(client: redis.Redis, ticket_id: str) -> None:
-    early, late = PROGRAMME.showtime(MAIN, EARLY), PROGRAMME.showtime(MAIN, LATE)
+    early, late = PROGRAMME.showtime(MAIN, EARLY).moment, PROGRAMME.showtime(MAIN, LATE).moment
     keys = [ticket_key("main", ticket_id), EARLY_KEY, EARLY_IDS, LATE_KEY, LATE_IDS]
     facts = (0, early.starts_ms, CAPACITY, late.starts_ms, late.expires_ms, late.forgotten_ms)
     by_hand(client, MOVE, keys, ticket_id, early.stored, late.stored, *facts)
@@ -95,7 +95,7 @@ def move_by_hand(client: redis.Redis, ticket_id: str) -> None:
 
 def cancel_by_hand(client: redis.Redis, ticket_id: str) -> None:
     keys = [ticket_key("main", ticket_id), LATE_KEY, LATE_IDS]
-    by_hand(client, CANCEL, keys, ticket_id, PROGRAMME.showtime(MAIN, LATE).stored, "word", CANCELLED_LIFE_MS)
+    by_hand(client, CANCEL, keys, ticket_id, PROGRAMME.showtime(MAIN, LATE).moment.stored, "word", CANCELLED_LIFE_MS)
 
 
 AGAINST_RECEIPTS: dict[str, tuple[Callable[[redis.Redis], object], list[str]]] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service import programme as programme_module
 from service.errors import ShowtimeNotFound, TheatreNotFound
-from service.model import HORIZON_MS, Showtime, Theatre, rfc3339
+from service.model import HORIZON_MS, Moment, Showtime, Theatre, rfc3339
 from service.programme import (
     Programme,
     ProgrammeError,
@@ -48,25 +48,26 @@ def labels(showtimes: list[Showtime]) -> list[str]:
 def test_a_showtime_knows_its_start_its_tickets_end_and_its_own() -> None:
     programme, theatre = programme_in("Europe/Berlin")
     start_ms = instant("2026-11-24T17:00:00Z")
-    assert programme.showtime(theatre, "2026-11-24T18:00") == Showtime(
-        theatre=theatre,
+    moment = Moment(
+        zone="Europe/Berlin",
         label="2026-11-24T18:00",
         timing="18:00",
+        stored="20261124T1800",
         starts_ms=start_ms,
         expires_ms=start_ms + 8 * HOUR_MS,
         forgotten_ms=start_ms + 32 * HOUR_MS,
         starts_at="2026-11-24T18:00:00+01:00",
         expires_at="2026-11-25T02:00:00+01:00",
-        film=None,
     )
+    assert programme.showtime(theatre, "2026-11-24T18:00") == Showtime(theatre, moment)
 
 
 def test_an_expiry_after_a_change_of_the_clock_has_the_offset_of_its_own_instant() -> None:
     programme, theatre = programme_in("Europe/Berlin")
     showtime = programme.showtime(theatre, "2026-10-24T21:00")  # the clock goes back at 3:00 that night
     assert showtime.starts_at == "2026-10-24T21:00:00+02:00"
-    assert showtime.expires_at == "2026-10-25T04:00:00+01:00"
-    assert showtime.expires_ms - showtime.starts_ms == 8 * HOUR_MS
+    assert showtime.moment.expires_at == "2026-10-25T04:00:00+01:00"
+    assert showtime.moment.expires_ms - showtime.starts_ms == 8 * HOUR_MS
 
 
 def test_an_instant_is_written_to_the_second_below() -> None:
@@ -383,7 +384,7 @@ def test_a_label_and_its_instant_lead_to_each_other(theatre: Theatre, now_ms: in
         assert programme.resolve(theatre, showtime.label, now_ms) == showtime
         assert instant(showtime.starts_at) == showtime.starts_ms
         assert showtime.starts_at[:16] == showtime.label == rfc3339(showtime.starts_ms, theatre.timezone)[:16]
-        assert instant(showtime.expires_at) == showtime.expires_ms
+        assert instant(showtime.moment.expires_at) == showtime.moment.expires_ms
 
 
 @given(THEATRES, st.dates(datetime.date(2000, 1, 1), datetime.date(2999, 12, 31)))
@@ -438,7 +439,7 @@ def test_the_horizon_is_seven_days_to_the_millisecond() -> None:
 
 
 def test_asking_for_many_labels_does_not_grow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programme_module, "LABELS_KEPT", 100)
+    monkeypatch.setattr(programme_module, "MOMENTS_KEPT", 100)
     programme, theatre = programme_in("UTC", "18:00")
     for year in range(2000, 3000):
         programme.resolve(theatre, f"{year}-06-01T18:00", 0)
@@ -448,17 +449,35 @@ def test_asking_for_many_labels_does_not_grow_memory(monkeypatch: pytest.MonkeyP
                 programme.resolve(theatre, text, 0)
         with pytest.raises(ShowtimeNotFound):
             programme.resolve(theatre, f"{year % 18:02}:30", 0)
-    assert programme._labelled.cache_info().currsize == 100
-    assert list(programme._upcoming) == [("main", "18:00")]
+    assert programme._moment.cache_info().currsize == 100
+    assert list(programme._upcoming) == [(theatre.timezone, "18:00")]
 
 
-def test_a_showtime_that_is_asked_for_again_is_not_made_again() -> None:
+def test_what_timings_mean_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programme_module, "UPCOMING_KEPT", 2)
+    programme, theatre = programme_in("UTC", "15:00", "18:00", "21:00")
+    now_ms = instant("2026-11-24T12:00:00Z")
+    for _ in range(2):
+        found = [programme.resolve(theatre, timing, now_ms) for timing in theatre.timings]
+        assert labels(found) == ["2026-11-24T15:00", "2026-11-24T18:00", "2026-11-24T21:00"]
+        assert len(programme._upcoming) == 2
+
+
+def test_a_moment_that_is_asked_for_again_is_not_made_again() -> None:
     programme, theatre = programme_in("UTC")
     now_ms = instant("2026-11-24T12:00:00Z")
-    first = programme.resolve(theatre, "18:00", now_ms)
-    assert programme.resolve(theatre, "18:00", now_ms + 1) is first
-    assert programme.resolve(theatre, first.label, now_ms) is first
-    assert programme.showtime(theatre, first.label) is first
+    first = programme.resolve(theatre, "18:00", now_ms).moment
+    assert programme.resolve(theatre, "18:00", now_ms + 1).moment is first
+    assert programme.resolve(theatre, first.label, now_ms).moment is first
+    assert programme.showtime(theatre, first.label).moment is first
+
+
+def test_the_theatres_of_a_zone_share_its_moments() -> None:
+    one, other = (Theatre(name, name, ZoneInfo("Europe/Berlin"), 20, ("18:00",)) for name in ("one", "other"))
+    programme = Programme([one, other], 8 * HOUR_MS)
+    first, second = (programme.showtime(theatre, "".join(["2026-11-24", "T18:00"])) for theatre in (one, other))
+    assert first.moment is second.moment
+    assert (first.theatre, second.theatre) == (one, other)
 
 
 # Theatres
@@ -499,7 +518,7 @@ def test_without_a_file_there_is_one_theatre_made_of_the_settings() -> None:
     programme = programme_from(settings)
     main = Theatre("main", "Main theatre", ZoneInfo("Asia/Kolkata"), 5, ("17:00", "20:15"))
     assert programme.theatres == {"main": main}
-    assert programme.showtime(main, "2026-11-24T20:15").expires_at == "2026-11-24T22:15:00+05:30"
+    assert programme.showtime(main, "2026-11-24T20:15").moment.expires_at == "2026-11-24T22:15:00+05:30"
 
 
 # The programme file
@@ -636,6 +655,16 @@ def test_an_id_is_fit_for_keys_and_addresses(tmp_path: Path, theatre_id: str) ->
         read(tmp_path, bad_theatre(id=f'"{theatre_id}"'))
 
 
+def test_theatres_with_the_same_timings_share_them(tmp_path: Path) -> None:
+    rex, gloria, odeon = (
+        f'[[theatre]]\nid = "{name}"\ntimings = {timings}\n'
+        for name, timings in (("rex", ["18:00", "21:00"]), ("gloria", ["21:00", "18:00"]), ("odeon", ["18:00"]))
+    )
+    theatres = read(tmp_path, rex + gloria + odeon).theatres
+    assert theatres["rex"].timings is theatres["gloria"].timings
+    assert theatres["odeon"].timings == ("18:00",)
+
+
 def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     file = tmp_path / "programme.toml"
     file.touch()
@@ -644,12 +673,3 @@ def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProgrammeError) as caught:
         programme_from(settings)
     assert str(caught.value) == f"{file}: can't be read: No such file or directory"
-
-
-def test_the_showtimes_of_a_chain_share_what_they_have_in_common() -> None:
-    one, other = (Theatre(name, name, ZoneInfo("Europe/Berlin"), 20, ("18:00",)) for name in ("one", "other"))
-    programme = Programme([one, other], 8 * 3_600_000)
-    first, second = (programme.showtime(theatre, "".join(["2026-11-24", "T18:00"])) for theatre in (one, other))
-    for name in ("label", "stored", "starts_ms", "expires_ms", "forgotten_ms", "starts_at", "expires_at", "terms"):
-        assert getattr(first, name) is getattr(second, name), name
-    assert (first.theatre, second.theatre) == (one, other)

@@ -39,7 +39,7 @@ from service.errors import (
     TicketExpired,
     TicketNotFound,
 )
-from service.model import Showtime, Ticket
+from service.model import Showtime, Theatre, Ticket
 from service.scripts import BOOK
 from service.store import Booked, Changed, Found, Idempotency, Moved, Replayed
 
@@ -128,11 +128,13 @@ class Model:
 
     def pass_ms(self, by_ms: int) -> None:
         self.now_ms = now_ms = self.now_ms + by_ms
-        self.tickets = {k: found for k, found in self.tickets.items() if found.ticket.showtime.expires_ms >= now_ms}
+        self.tickets = {
+            k: found for k, found in self.tickets.items() if found.ticket.showtime.moment.expires_ms >= now_ms
+        }
         self.tombstones = {k: stone for k, stone in self.tombstones.items() if stone[1] >= now_ms}
         self.keys = {k: kept for k, kept in self.keys.items() if kept[2] >= now_ms}
         for seats in self.seats.values():
-            if seats.showtime.forgotten_ms < now_ms:
+            if seats.showtime.moment.forgotten_ms < now_ms:
                 seats.version, seats.ids = 0, {}
 
     def change_capacity(self, capacity: int, showtimes: list[Showtime]) -> None:
@@ -170,7 +172,7 @@ class Model:
         """What Redis should hold, as `House.everything` tells it."""
         keys: dict[str, Any] = {}
         for seats in self.seats.values():
-            key, forgotten_ms = f"{{main}}:showtime:{short(seats.showtime)}", seats.showtime.forgotten_ms
+            key, forgotten_ms = f"{{main}}:showtime:{short(seats.showtime)}", seats.showtime.moment.forgotten_ms
             if seats.version:
                 counts = {"booked": len(seats.ids), "version": seats.version, "forgotten": forgotten_ms, "zone": "UTC"}
                 keys[key] = fields(counts), forgotten_ms
@@ -183,7 +185,7 @@ class Model:
             row |= {"showtime": short(ticket.showtime)}
             row |= {} if ticket.admitted_ms is None else {"admitted_at": ticket.admitted_ms}
             row |= {"moves": found.moves, "left_version": self.left[ticket_id]} if found.moves else {}
-            keys[f"{{main}}:ticket:{ticket_id}"] = fields(row), ticket.showtime.expires_ms
+            keys[f"{{main}}:ticket:{ticket_id}"] = fields(row), ticket.showtime.moment.expires_ms
         for ticket_id, (version, until_ms) in self.tombstones.items():
             keys[f"{{main}}:ticket:{ticket_id}"] = fields({"version": version}), until_ms
         for digest, (ticket_id, fingerprint, until_ms) in self.keys.items():
@@ -288,8 +290,13 @@ class StoreMachine(RuleBasedStateMachine):
             held, wanted = ({key: value for key, (value, _) in each.items()} for each in (held, wanted))
         assert held == wanted
 
+    @property
+    def theatre(self) -> Theatre:
+        """With its capacity of now."""
+        return self.house.programme.theatre(None)
+
     def look(self, ticket_id: str) -> Any:
-        return self.same(self.house.store.ticket(MAIN, ticket_id), lambda: self.model.ticket(ticket_id))
+        return self.same(self.house.store.ticket(self.theatre, ticket_id), lambda: self.model.ticket(ticket_id))
 
     @rule(target=ids, showtime=which, name=names, wish=st.none() | st.none() | wishes)
     def book(self, showtime: int, name: str, wish: Idempotency | None) -> Any:
@@ -323,7 +330,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(ticket_id=ids)
     def admit(self, ticket_id: str) -> None:
-        self.same(self.house.store.admit(MAIN, ticket_id), lambda: self.model.admit(ticket_id), change=True)
+        self.same(self.house.store.admit(self.theatre, ticket_id), lambda: self.model.admit(ticket_id), change=True)
 
     @precondition(lambda self: self.made)
     @rule(back=st.integers(0, 7))
@@ -339,7 +346,7 @@ class StoreMachine(RuleBasedStateMachine):
         """The operator does so, and the service starts anew on a server that has forgotten the scripts."""
         self.wait(self.house.redis.script_flush())
         self.house = self.house.with_programme(replace(MAIN, capacity=capacity))
-        self.showtimes = [self.house.programme.showtime(MAIN, showtime.label) for showtime in self.showtimes]
+        self.showtimes = [self.house.programme.showtime(self.theatre, showtime.label) for showtime in self.showtimes]
         self.model.change_capacity(capacity, self.showtimes)
 
     @precondition(lambda self: self.clock)
