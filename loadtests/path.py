@@ -41,6 +41,7 @@ RECORD = Path(__file__).with_suffix(".json")
 TOLERANCE = 1.08
 CONNECTIONS = 64
 BATCH = 64 * 16
+ROUNDS_MIN = 2  # of fewer there is no percentile
 LOW = 10  # the percentile that counts: what the path costs while nobody else wants the processor
 BARE = "bare aiohttp handler"
 
@@ -252,19 +253,19 @@ async def measure(rounds: int, names: Sequence[str] = ()) -> list[Side]:
             due[side.name] = deque[bytes]()
             requests = iter(due[side.name].popleft, None)
             clients[side.name] = [Client(by_name[side.server], requests, loop) for _ in range(CONNECTIONS)]
+        gc.disable()
         for _ in counted(rounds):
             for side in measured:
                 InstantRedis.reply = side.reply
                 # Copied together, for a socket's buffer is no cold place either.
                 due[side.name].extend([b"%b" % next(turns[side.name]) for _ in range(BATCH)])
-                gc.collect()
+                gc.collect()  # and not again until the batch is over, for the service has it done as rarely
                 began = time.process_time_ns()
                 await asyncio.gather(*(client.send(side, BATCH // CONNECTIONS) for client in clients[side.name]))
                 side.costs_us.append((time.process_time_ns() - began) / 1000 / BATCH)
     for side in measured:
         warm_up = max(1, rounds // 10, math.ceil(len(side.requests) / BATCH))
-        if warm_up < rounds:
-            del side.costs_us[:warm_up]  # the first batches fill the caches
+        del side.costs_us[: min(warm_up, rounds - ROUNDS_MIN)]  # the first batches fill the caches
     return measured
 
 
@@ -300,6 +301,8 @@ def main() -> int:
     parser.add_argument("--side", action="append", default=[], help="measure this one only; may be repeated")
     parser.add_argument("--json", action="store_true", help="print the µs of each side as JSON, and compare nothing")
     options = parser.parse_args()
+    if options.rounds < ROUNDS_MIN:
+        parser.error(f"argument --rounds: must be {ROUNDS_MIN} at the least")
     try:
         import uvloop  # noqa: PLC0415  missing on some platforms
 

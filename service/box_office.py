@@ -17,9 +17,9 @@ from service.errors import (
     Unavailable,
     WrongPhone,
 )
-from service.model import FORGOTTEN_AFTER_MS, HORIZON_MS, Availability, Showtime, Theatre, Ticket, former
+from service.model import FORGOTTEN_AFTER_MS, HORIZON_MS, Availability, Idempotency, Showtime, Theatre, Ticket, former
 from service.programme import THEATRE_ID, Programme
-from service.store import Changed, Found, Idempotency, Replayed, Store
+from service.store import Changed, Found, Replayed, Store
 
 # How often a change that lost a race against another change of the same ticket is tried anew.
 TRIES = 4

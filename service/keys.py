@@ -27,18 +27,20 @@ def spread(showtime: str) -> str:
     return f"{showtime[:4]}-{showtime[4:6]}-{showtime[6:11]}:{showtime[11:]}"
 
 
+def seats_key(theatre_id: str, stored: str) -> str:
+    """The hash of a showtime's counters; `stored` is `model.compact` of its label."""
+    return f"{{{theatre_id}}}:showtime:{stored}"
+
+
 def showtime_keys(theatre_id: str, label: str) -> tuple[str, str]:
-    """The hash of a showtime's counters, and the zset of its ticket ids."""
-    return _showtime_keys(theatre_id, compact(label))
+    """That, and the zset of the showtime's ticket ids."""
+    key = seats_key(theatre_id, compact(label))
+    return key, f"{key}:tickets"
 
 
 def keys_of(showtime: Showtime) -> tuple[str, str]:
     """The same for a showtime that is at hand."""
-    return _showtime_keys(showtime.theatre.id, showtime.moment.stored)
-
-
-def _showtime_keys(theatre_id: str, stored: str) -> tuple[str, str]:
-    key = f"{{{theatre_id}}}:showtime:{stored}"
+    key = seats_key(showtime.theatre.id, showtime.moment.stored)
     return key, f"{key}:tickets"
 
 

@@ -1,4 +1,4 @@
-"""The nouns of the service: theatre, showtime, ticket. Frozen, without behaviour that needs the outside."""
+"""The nouns of the service: theatre, showtime, ticket, key. Frozen, without behaviour that needs the outside."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -136,6 +136,13 @@ class Ticket(msgspec.Struct, frozen=True):
         return "booked" if self.admitted_ms is None else "admitted"
 
 
+class Idempotency(msgspec.Struct, frozen=True):
+    """A client's Idempotency-Key: digests of the key itself and of the request that came with it."""
+
+    digest: str
+    fingerprint: str
+
+
 class Availability(msgspec.Struct, frozen=True):
     """The seats of one showtime at `now_ms` on the Redis server's clock; `version` counts its changes.
 
@@ -156,6 +163,7 @@ class Availability(msgspec.Struct, frozen=True):
     @property
     def status(self) -> ShowtimeStatus:
         """`closed` once it has started, beyond the horizon or not on sale, `sold_out` without seats, else `open`."""
-        if not self.on_sale or self.showtime.starts_ms <= self.now_ms or self.showtime.beyond_horizon(self.now_ms):
+        ahead_ms = self.showtime.moment.starts_ms - self.now_ms
+        if not self.on_sale or not 0 < ahead_ms <= HORIZON_MS:
             return "closed"
         return "open" if self.available else "sold_out"

@@ -26,14 +26,22 @@ from service.errors import (
 )
 from service.keys import (
     CANCELLED_LIFE_MS,
-    IDEMPOTENCY_LIFE_MS,
-    idempotency_key,
     keys_of,
-    showtime_keys,
+    seats_key,
     spread,
     ticket_key,
 )
-from service.model import FORGOTTEN_AFTER_MS, Availability, Showtime, Theatre, Ticket, former, rfc3339
+from service.model import (
+    FORGOTTEN_AFTER_MS,
+    Availability,
+    Idempotency,
+    Showtime,
+    Theatre,
+    Ticket,
+    compact,
+    former,
+    rfc3339,
+)
 from service.pipeline import Pipeline
 from service.programme import Programme
 from service.scripts import (
@@ -59,13 +67,6 @@ MINUTE_MS = 60_000
 
 FORMS_KEPT = 16_384  # moments whose bookings are packed but for the ticket, some 600 bytes each
 FULL_KEPT = 4096  # showtimes known to have been full
-
-
-class Idempotency(msgspec.Struct, frozen=True):
-    """A client's Idempotency-Key: digests of the key itself and of the request that came with it."""
-
-    digest: str
-    fingerprint: str
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -162,16 +163,19 @@ class Store:
         self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None = None
     ) -> Booked | Replayed:
         """Take a seat. Raises SoldOut, ShowtimeClosed, IdempotencyKeyReused, BookingCancelled."""
-        name_of_showtime = showtime.theatre.id, showtime.moment.label
-        full = self._full.get(name_of_showtime)
+        theatre, moment = showtime.theatre, showtime.moment
+        which = theatre.id, moment.label
+        full = self._full.get(which) if idempotency is None else None  # with a key it may repeat an accepted one
+        if full is not None and full.batches == self._pipeline.batches and await full.join():
+            raise _sold_out(showtime)
+        key = ticket_key(theatre.id, ticket_id)
+        call = self._form(moment).fill(theatre, ticket_id, name, phone, idempotency)
         question = None
-        if full is not None and idempotency is None:  # with a key it may repeat an accepted one
-            if full.batches == self._pipeline.batches and await full.join():
-                raise _sold_out(showtime)
-            question = self._full[name_of_showtime] = _Question[bool](self._pipeline.batches)
+        if full is not None:
+            question = self._full[which] = _Question[bool](self._pipeline.batches)
         is_full = False
         try:  # as `_change` does, which would be a coroutine more
-            reply: list[Any] = await self._send_booking(ticket_id, showtime, name, phone, idempotency)
+            reply: list[Any] = await self._pipeline.run(BOOK, (key,), call, mutates=True)
             is_full = reply[0] == b"sold_out"
         except StoreTrouble as trouble:
             if question is not None:  # to ask anew would take those who wait twice their time
@@ -183,7 +187,7 @@ class Store:
             if question is not None:
                 question.tell(is_full)
         if is_full != (full is not None):
-            self._note_full(name_of_showtime, is_full=is_full)
+            self._note_full(which, is_full=is_full)
         return _booked(showtime, reply)
 
     async def ticket(self, theatre: Theatre, ticket_id: str) -> Found:
@@ -293,7 +297,7 @@ class Store:
 
         Those who ask for the same at the same time share one look, and get the same list: leave it as it is.
         """
-        keys = tuple([keys_of(showtime)[0] for showtime in showtimes])
+        keys = tuple([seats_key(showtime.theatre.id, showtime.moment.stored) for showtime in showtimes])
         if not keys:
             return []
         look = self._looks.get(keys)
@@ -330,7 +334,7 @@ class Store:
 
     async def former_theatre(self, theatre_id: str, label: str) -> Theatre:
         """A theatre that has left the programme, as its showtime tells of it. Raises TheatreNotFound."""
-        key, _ = showtime_keys(theatre_id, label)
+        key = seats_key(theatre_id, compact(label))
         reply = await self._pipeline.run(SHOWTIME_ZONE, [key], [], mutates=False)
         match reply[0]:
             case b"zone":
@@ -339,26 +343,13 @@ class Store:
                 raise TheatreNotFound("The programme has no theatre of that id.")
         raise _unexpected(SHOWTIME_ZONE.name, reply)
 
-    def _send_booking(
-        self, ticket_id: str, showtime: Showtime, name: str, phone: str, idempotency: Idempotency | None
-    ) -> asyncio.Future[list[Any]]:
-        theatre, moment = showtime.theatre, showtime.moment
-        key = ticket_key(theatre.id, ticket_id)
-        if idempotency is None:
-            call = self._form(moment).fill(theatre.id, theatre.capacity, ticket_id, name, phone)
-            return self._pipeline.run(BOOK, (key,), call, mutates=True)
-        keys = (*keys_of(showtime), key, idempotency_key(theatre.id, idempotency.digest))
-        args = (ticket_id, name, phone, moment.stored, *_terms(showtime))
-        args += (idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS))
-        return self._pipeline.run(BOOK, keys, args, mutates=True)
-
-    def _note_full(self, name: tuple[str, str], *, is_full: bool) -> None:
+    def _note_full(self, which: tuple[str, str], *, is_full: bool) -> None:
         if not is_full:
-            self._full.pop(name, None)
-        elif name not in self._full:
+            self._full.pop(which, None)
+        elif which not in self._full:
             if len(self._full) >= FULL_KEPT:
                 del self._full[next(iter(self._full))]  # the one that came first
-            self._full[name] = _Question(-1)  # nobody can join it: the next who comes asks
+            self._full[which] = _Question(-1)  # nobody can join it: the next who comes asks
 
     async def _change(self, script: Script, ticket_id: str, keys: list[str], args: Sequence[str | int]) -> list[Any]:
         try:

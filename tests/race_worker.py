@@ -14,8 +14,8 @@ from redis.asyncio import ConnectionPool
 from small_theatre import MAIN, NAME, PHONE, House, opened_house
 
 from service.errors import MatineeError
-from service.model import Showtime
-from service.store import Booked, Changed, Idempotency
+from service.model import Idempotency, Showtime
+from service.store import Booked, Changed
 
 AT_ONCE = 4  # what one process has under way, as a web process has requests
 

@@ -20,10 +20,10 @@ from small_theatre import DAY_MS, HOUR_MS, LIFE_MS, MAIN, NAME, PHONE, House, op
 from service.audit import Report, audit
 from service.errors import SoldOut
 from service.keys import CANCELLED_LIFE_MS, IDEMPOTENCY_LIFE_MS, idempotency_key, keys_of, ticket_key
-from service.model import Theatre
+from service.model import Idempotency, Theatre
 from service.programme import Programme
 from service.repair import repair
-from service.store import Changed, Idempotency
+from service.store import Changed
 
 PROGRAMME = Programme([MAIN], LIFE_MS)
 DATE = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=2)

@@ -29,8 +29,7 @@ from service.errors import (
     Unavailable,
     WrongPhone,
 )
-from service.model import Theatre, Ticket
-from service.store import Idempotency
+from service.model import Idempotency, Theatre, Ticket
 
 TODAY, TOMORROW = "2026-06-10", "2026-06-11"
 

@@ -24,9 +24,9 @@ from service.errors import (
     TicketExpired,
     TicketNotFound,
 )
-from service.model import FORGOTTEN_AFTER_MS, Showtime, Ticket
+from service.model import FORGOTTEN_AFTER_MS, Idempotency, Showtime, Ticket
 from service.scripts import Script
-from service.store import Booked, Changed, Found, Idempotency, Moved, Replayed, Store
+from service.store import Booked, Changed, Found, Moved, Replayed, Store
 from tests.fault_proxy import FaultProxy
 
 ID = "main-000000000000000A"
@@ -892,10 +892,11 @@ async def test_a_reply_that_nobody_knows_is_a_defect_told_without_its_data(
 ) -> None:
     source = f"return {{'surprise', '{PHONE}'}}"
     sha = await house.redis.script_load(source)
-    monkeypatch.setattr(f"service.store.{name}", Script(name.lower(), source, sha))
+    for module in ("store", "booking_form") if name == "BOOK" else ("store",):
+        monkeypatch.setattr(f"service.{module}.{name}", Script(name.lower(), source, sha))
     ticket = Ticket(ID, evening, NAME, PHONE, 1)
     calls: dict[str, Callable[[Store], Awaitable[object]]] = {
-        "BOOK": lambda store: store.book(ID, evening, NAME, PHONE, Idempotency("digest", "fingerprint")),
+        "BOOK": lambda store: store.book(ID, evening, NAME, PHONE),
         "MOVE": lambda store: store.move(Found(ticket, 0), night),
         "CANCEL": lambda store: store.cancel(ticket),
         "ADMIT": lambda store: store.admit(MAIN, ID),

@@ -39,9 +39,9 @@ from service.errors import (
     TicketExpired,
     TicketNotFound,
 )
-from service.model import Showtime, Theatre, Ticket
+from service.model import Idempotency, Showtime, Theatre, Ticket
 from service.scripts import BOOK
-from service.store import Booked, Changed, Found, Idempotency, Moved, Replayed
+from service.store import Booked, Changed, Found, Moved, Replayed
 
 
 @dataclass

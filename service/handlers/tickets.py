@@ -12,8 +12,7 @@ from service.edge import Reader
 from service.errors import FieldError, InvalidInput, MatineeError, WrongPhone
 from service.handlers.desk import Desk, path_ticket_id, private_answer, ticket_answer
 from service.lean import Answer, Headers
-from service.model import Theatre
-from service.store import Idempotency
+from service.model import Idempotency, Theatre
 from service.wire import BookRequest, MoveRequest, UserAnswer
 
 _book_request = Reader(

@@ -4,8 +4,9 @@ import itertools
 from hashlib import md5
 
 from service.errors import MatineeError, OutcomeUnknown, StoreTrouble
+from service.model import Idempotency
 from service.programme import Programme
-from service.store import Changed, Idempotency, Replayed, Store
+from service.store import Changed, Replayed, Store
 from tests.history.calls import Call, Outcome
 
 _ids = itertools.count()
