@@ -144,7 +144,7 @@ class Store:
     def __init__(self, pipeline: Pipeline | Cluster, programme: Programme) -> None:
         self._pipeline = pipeline
         self._programme = programme
-        self._form = lru_cache(maxsize=FORMS_KEPT)(BookingForm)
+        self._form = lru_cache(maxsize=FORMS_KEPT)(lambda moment: BookingForm(BOOK, moment))
         # Showtimes that were full when last asked, by theatre and label, with the question whether they are still.
         self._full: dict[tuple[str, str], _Question[bool]] = {}
         self._looks: dict[tuple[str, ...], _Question[list[Availability]]] = {}

@@ -40,11 +40,11 @@ def test_whatever_is_filled_in_it_is_the_call_of_the_script(
         args += [idempotency.fingerprint, str(IDEMPOTENCY_LIFE_MS)]
     call: tuple[str | int, ...] = ("EVALSHA", BOOK.sha, len(keys), *keys, *args)
     packed = hiredis.pack_command(call)  # type: ignore[arg-type]  # its stub knows tuples of one element only
-    assert BookingForm(showtime.moment).fill(theatre, ticket_id, name, phone, idempotency) == packed
+    assert BookingForm(BOOK, showtime.moment).fill(theatre, ticket_id, name, phone, idempotency) == packed
 
 
 def test_the_theatres_of_a_zone_fill_in_the_same_form() -> None:
-    form = BookingForm(PROGRAMME.showtime(MAIN, "2026-11-24T18:00").moment)
+    form = BookingForm(BOOK, PROGRAMME.showtime(MAIN, "2026-11-24T18:00").moment)
     for theatre_id in ("rex", "gloria"):
         theatre = msgspec.structs.replace(MAIN, id=theatre_id)
         call = form.fill(theatre, f"{theatre_id}-7KQ2M8ZT41XVDRNB", "Asha Rao", "+919812345678")

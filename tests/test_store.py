@@ -892,8 +892,7 @@ async def test_a_reply_that_nobody_knows_is_a_defect_told_without_its_data(
 ) -> None:
     source = f"return {{'surprise', '{PHONE}'}}"
     sha = await house.redis.script_load(source)
-    for module in ("store", "booking_form") if name == "BOOK" else ("store",):
-        monkeypatch.setattr(f"service.{module}.{name}", Script(name.lower(), source, sha))
+    monkeypatch.setattr(f"service.store.{name}", Script(name.lower(), source, sha))
     ticket = Ticket(ID, evening, NAME, PHONE, 1)
     calls: dict[str, Callable[[Store], Awaitable[object]]] = {
         "BOOK": lambda store: store.book(ID, evening, NAME, PHONE),
