@@ -7,10 +7,8 @@ figures do not add up.
 
 import argparse
 import asyncio
-import gc
 import itertools
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,7 +17,19 @@ from unittest.mock import patch
 import uvloop
 from aiohttp import web
 
-from loadtests.path import BARE, BATCH, CONNECTIONS, NOW_MS, Client, InstantRedis, Side, counted, servers, sides
+from loadtests.path import (
+    BARE,
+    CONNECTIONS,
+    NOW_MS,
+    Client,
+    InstantRedis,
+    Side,
+    counted,
+    one_batch,
+    rounds_from,
+    servers,
+    sides,
+)
 from service import lean
 from service.booking_form import BookingForm
 from service.box_office import Booking, BoxOffice
@@ -96,18 +106,15 @@ async def measure(rounds: int) -> dict[str, Side]:
         for _ in counted(rounds):
             for name, side in measured.items():
                 InstantRedis.reply = side.reply
-                gc.collect()
                 with PARTS.get(name, nullcontext)():
-                    began = time.process_time_ns()
-                    await asyncio.gather(*(c.send(side, BATCH // CONNECTIONS) for c in clients[side.server]))
-                    side.costs_us.append((time.process_time_ns() - began) / 1000 / BATCH)
+                    await one_batch(side, clients[side.server])
     return measured
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="make bench-path PARTS=1", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=150, help="batches of each part (150)")
+    parser.add_argument("--rounds", type=rounds_from, default=150, help="batches of each part (150)")
     measured = uvloop.run(measure(parser.parse_args().rounds))
     bare_us, whole_us = measured[BARE].cost_us, measured[WHOLE].cost_us
     print(f"{BARE}: {bare_us:.1f} µs; {WHOLE}: {whole_us:.1f} µs, {whole_us / bare_us:.2f} times as much")

@@ -12,14 +12,14 @@ class BookingForm:
     """The bookings at some moment by `book.lua`, with and without an idempotency key, with blanks.
 
     All theatres of a zone share it, so it costs the same to book in a chain, where hardly two bookings in a row are of
-    the same showtime. To pack the fifteen words of a booking costs hiredis 1.2 µs, to fill in the form 0.5 µs.
+    the same showtime. To name the keys and have hiredis pack fifteen words takes 1.2 µs, to fill in the form 0.5 µs.
     """
 
-    __slots__ = ("_known", "_with_key", "_without_key")
+    __slots__ = ("_lengths", "_with_key", "_without_key")
 
     def __init__(self, script: Script, moment: Moment) -> None:
         keys = (*showtime_keys(_ID, moment.label), ticket_key(_ID, _ID), idempotency_key(_ID, _ID))
-        self._known = tuple([len(key.replace(_ID, "")) for key in keys])
+        self._lengths = tuple([len(key.replace(_ID, "")) for key in keys])  # in bytes, without the ids
         blanks = [b"$%%d\r\n%b\r\n" % key.encode() for key in keys]
         facts = (str(moment.starts_ms), str(moment.expires_ms), str(moment.forgotten_ms), moment.zone)
         # In the order of the script's own head: ticket id, name, phone, showtime, capacity, and what the moment knows.
@@ -33,16 +33,17 @@ class BookingForm:
         self, theatre: Theatre, ticket_id: str, name: str, phone: str, idempotency: Idempotency | None = None
     ) -> bytes:
         """The call."""
-        hall, ticket, holder, number = theatre.id.encode(), ticket_id.encode(), name.encode(), phone.encode()
+        theatre_id, ticket, holder, tel = theatre.id.encode(), ticket_id.encode(), name.encode(), phone.encode()
         seats = b"%d" % theatre.capacity
-        at, it = len(hall), len(ticket)
-        counters, ids, ticket_hash, used_key = self._known
-        keys = (counters + at, hall, ids + at, hall, ticket_hash + at + it, hall, ticket)
-        args = (it, ticket, len(holder), holder, len(number), number, len(seats), seats)
+        length, ticket_length = len(theatre_id), len(ticket)
+        counters, ids, ticket_hash, used_key = self._lengths
+        seats_keys = (counters + length, theatre_id, ids + length, theatre_id)
+        keys = (*seats_keys, ticket_hash + length + ticket_length, theatre_id, ticket)
+        args = (ticket_length, ticket, len(holder), holder, len(tel), tel, len(seats), seats)
         if idempotency is None:
             return self._without_key % (keys + args)
         digest, fingerprint = idempotency.digest.encode(), idempotency.fingerprint.encode()
-        key = (used_key + at + len(digest), hall, digest)
+        key = (used_key + length + len(digest), theatre_id, digest)
         return self._with_key % (keys + key + args + (len(fingerprint), fingerprint))
 
 

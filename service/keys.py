@@ -33,13 +33,13 @@ def seats_key(theatre_id: str, stored: str) -> str:
 
 
 def showtime_keys(theatre_id: str, label: str) -> tuple[str, str]:
-    """That, and the zset of the showtime's ticket ids."""
+    """Both keys of a showtime: the hash of its counters, and the zset of its ticket ids."""
     key = seats_key(theatre_id, compact(label))
     return key, f"{key}:tickets"
 
 
 def keys_of(showtime: Showtime) -> tuple[str, str]:
-    """The same for a showtime that is at hand."""
+    """`showtime_keys` of a showtime that is at hand."""
     key = seats_key(showtime.theatre.id, showtime.moment.stored)
     return key, f"{key}:tickets"
 

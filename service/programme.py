@@ -30,7 +30,7 @@ from service.settings import (
 )
 
 # What stays in memory of what theatres share: a year of timings in one zone, or a week of them in fifty.
-MOMENTS_KEPT = 16_384  # some 700 bytes each
+MOMENTS_KEPT = 16_384  # some 800 bytes each
 UPCOMING_KEPT = 16_384  # next moments of a timing
 DATES_KEPT = 1024  # dates, with the moments of theatres with the same timings
 
@@ -81,7 +81,8 @@ class Programme:
             return Showtime(theatre, self._next(theatre.timezone, timing, now_ms))
         if len(timing) == len("YYYY-MM-DDTHH:MM"):
             showtime = self.showtime(theatre, timing)
-            _check_timing(theatre, showtime.timing)
+            if showtime.timing not in theatre.timings:
+                raise _no_timing(theatre, showtime.timing)
             if showtime.moment.is_skipped:
                 raise ShowtimeNotFound(f"Theatre {theatre.id} has no showtime {timing}: its clock skips that time.")
             return showtime
@@ -179,11 +180,6 @@ class Programme:
 
 def _local_date(timezone: ZoneInfo, instant_ms: int) -> datetime.date:
     return datetime.datetime.fromtimestamp(instant_ms // 1000, timezone).date()
-
-
-def _check_timing(theatre: Theatre, timing: str) -> None:
-    if timing not in theatre.timings:
-        raise _no_timing(theatre, timing)
 
 
 def _no_timing(theatre: Theatre, timing: str) -> ShowtimeNotFound:

@@ -65,7 +65,7 @@ LOOKS = 4
 # was found for one minute serves the whole minute.
 MINUTE_MS = 60_000
 
-FORMS_KEPT = 16_384  # moments whose bookings are packed but for the ticket, some 600 bytes each
+FORMS_KEPT = 16_384  # moments whose bookings are packed but for theatre and ticket, some 1,000 bytes each
 FULL_KEPT = 4096  # showtimes known to have been full
 
 
@@ -125,6 +125,7 @@ class _Question(Generic[T]):
         for future in self.waiting:
             if not future.done():
                 future.set_result(answer)
+        self.waiting.clear()
 
     def fail(self, error: BaseException) -> None:
         """Tell all who wait that there is no answer."""
@@ -132,6 +133,7 @@ class _Question(Generic[T]):
         for future in self.waiting:
             if not future.done():
                 future.set_exception(error)
+        self.waiting.clear()
 
 
 class Store:
@@ -166,8 +168,10 @@ class Store:
         theatre, moment = showtime.theatre, showtime.moment
         which = theatre.id, moment.label
         full = self._full.get(which) if idempotency is None else None  # with a key it may repeat an accepted one
-        if full is not None and full.batches == self._pipeline.batches and await full.join():
-            raise _sold_out(showtime)
+        if full is not None and full.batches == self._pipeline.batches:
+            if await full.join():
+                raise _sold_out(showtime)
+            full = None
         key = ticket_key(theatre.id, ticket_id)
         call = self._form(moment).fill(theatre, ticket_id, name, phone, idempotency)
         question = None
@@ -186,8 +190,10 @@ class Store:
         finally:
             if question is not None:
                 question.tell(is_full)
-        if is_full != (full is not None):
-            self._note_full(which, is_full=is_full)
+        if is_full:
+            self._note_full(which)
+        elif self._full and reply[0] == b"booked":
+            self._full.pop(which, None)
         return _booked(showtime, reply)
 
     async def ticket(self, theatre: Theatre, ticket_id: str) -> Found:
@@ -343,10 +349,8 @@ class Store:
                 raise TheatreNotFound("The programme has no theatre of that id.")
         raise _unexpected(SHOWTIME_ZONE.name, reply)
 
-    def _note_full(self, which: tuple[str, str], *, is_full: bool) -> None:
-        if not is_full:
-            self._full.pop(which, None)
-        elif which not in self._full:
+    def _note_full(self, which: tuple[str, str]) -> None:
+        if which not in self._full:
             if len(self._full) >= FULL_KEPT:
                 del self._full[next(iter(self._full))]  # the one that came first
             self._full[which] = _Question(-1)  # nobody can join it: the next who comes asks

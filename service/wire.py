@@ -229,7 +229,7 @@ class ShowtimeAnswer(msgspec.Struct):
             moment.timing,
             moment.label,
             moment.starts_at,
-            theatre.films.get(moment.timing),
+            seats.showtime.film,
             theatre.capacity,
             seats.booked,
             seats.available,
@@ -247,8 +247,8 @@ def fingerprint(seats: Sequence[Availability]) -> str:
     """What an answer about seats depends on, in 24 characters: ETags and the ids of live events are made of it."""
     parts: list[object] = []
     for each in seats:
-        theatre, moment = each.showtime.theatre, each.showtime.moment
-        parts += (moment.starts_ms, theatre.films.get(moment.timing), theatre.capacity)
+        showtime = each.showtime
+        parts += (showtime.starts_ms, showtime.film, showtime.theatre.capacity)
         parts += (each.booked, each.version, each.status)
     return blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 

@@ -99,7 +99,7 @@ async def move(stage: Stage, item: str) -> Done:
 
     Two who saw it at the same place and want the same may both be told `moved`: it moved once.
     """
-    found = await stage.house.store.ticket(MAIN, item)
+    found = await stage.house.store.ticket(stage.house.theatre, item)
     here = found.ticket.showtime
     there = stage.other(here)
     moved = await stage.house.store.move(found, there)
@@ -108,14 +108,14 @@ async def move(stage: Stage, item: str) -> Done:
 
 async def cancel(stage: Stage, item: str) -> Done:
     """Cancel a ticket, wherever it is."""
-    ticket = (await stage.house.store.ticket(MAIN, item)).ticket
+    ticket = (await stage.house.store.ticket(stage.house.theatre, item)).ticket
     version = await stage.house.store.cancel(ticket)
     return Done(item, "cancelled", "", [Seat(ticket.showtime.label, version, -1)])
 
 
 async def admit(stage: Stage, item: str) -> Done:
     """Let a ticket in; `detail` is when, to the millisecond."""
-    ticket = await stage.house.store.admit(MAIN, item)
+    ticket = await stage.house.store.admit(stage.house.theatre, item)
     return Done(item, "admitted", str(ticket.admitted_ms))
 
 
@@ -135,7 +135,7 @@ ROLES: dict[str, Callable[[Stage, str], Awaitable[Done]]] = {
 async def _all(play: Play) -> list[Done]:
     async with opened_house(ConnectionPool.from_url(play.url)) as opened:
         house = opened.with_programme(msgspec.structs.replace(MAIN, capacity=play.capacity))
-        first, second = (house.programme.showtime(house.programme.theatre(None), label) for label in play.labels)
+        first, second = (house.programme.showtime(house.theatre, label) for label in play.labels)
         stage = Stage(house, play, (first, second), random.Random(play.me))
         role = ROLES[play.role]
         room = asyncio.Semaphore(AT_ONCE)

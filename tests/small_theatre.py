@@ -77,11 +77,15 @@ class House:
         """The same server and pipeline after the operator has changed the programme."""
         return House(self.redis.connection_pool, self.pipeline, Programme(theatres or [MAIN], ticket_life_ms))
 
+    @property
+    def theatre(self) -> Theatre:
+        """The first one, as the programme has it."""
+        return self.programme.theatre(None)
+
     def showtime(self, timing: str = "18:00", days: int = 2) -> Showtime:
         """A showtime of the first theatre, `days` from today."""
-        theatre = self.programme.theatre(None)
         date = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
-        return self.programme.showtime(theatre, f"{date}T{timing}")
+        return self.programme.showtime(self.theatre, f"{date}T{timing}")
 
     async def book(self, showtime: Showtime, name: str = NAME, phone: str = PHONE) -> str:
         """Book under an id of our own; return the id."""
@@ -92,11 +96,11 @@ class House:
 
     async def move(self, ticket_id: str, to: Showtime) -> Any:
         """Move a ticket from where it is."""
-        return await self.store.move(await self.store.ticket(MAIN, ticket_id), to)
+        return await self.store.move(await self.store.ticket(self.theatre, ticket_id), to)
 
     async def cancel(self, ticket_id: str) -> int:
         """Cancel a ticket where it is."""
-        return await self.store.cancel((await self.store.ticket(MAIN, ticket_id)).ticket)
+        return await self.store.cancel((await self.store.ticket(self.theatre, ticket_id)).ticket)
 
     async def seats(self, showtime: Showtime) -> tuple[int, int]:
         """The counter of a showtime and the number of its ids, which no script may let differ."""

@@ -472,12 +472,33 @@ def test_a_moment_that_is_asked_for_again_is_not_made_again() -> None:
     assert programme.showtime(theatre, first.label).moment is first
 
 
-def test_the_theatres_of_a_zone_share_its_moments() -> None:
-    one, other = (Theatre(name, name, ZoneInfo("Europe/Berlin"), 20, ("18:00",)) for name in ("one", "other"))
-    programme = Programme([one, other], 8 * HOUR_MS)
-    first, second = (programme.showtime(theatre, "".join(["2026-11-24", "T18:00"])) for theatre in (one, other))
-    assert first.moment is second.moment
-    assert (first.theatre, second.theatre) == (one, other)
+def test_the_theatres_of_a_zone_share_its_moments_and_nothing_else() -> None:
+    berlin, utc = ZoneInfo("Europe/Berlin"), ZoneInfo("UTC")
+    rex = Theatre("rex", "Rex", berlin, 20, ("15:00", "18:00"), {"18:00": "Metropolis"})
+    gloria = Theatre("gloria", "Gloria", berlin, 300, ("18:00", "21:00"), {"18:00": "Nosferatu"})
+    odeon = Theatre("odeon", "Odeon", utc, 20, ("18:00",))
+    programme = Programme([rex, gloria, odeon], 8 * HOUR_MS)
+    now_ms, date = instant("2026-11-24T12:00:00+01:00"), datetime.date(2026, 11, 24)
+
+    for find in (
+        lambda theatre: programme.resolve(theatre, "18:00", now_ms),
+        lambda theatre: programme.showtime(theatre, "".join(["2026-11-24", "T18:00"])),
+    ):
+        first, second, third = map(find, (rex, gloria, odeon))
+        assert first.moment is second.moment
+        assert third.starts_ms == first.starts_ms + HOUR_MS
+        assert (first.theatre, second.theatre, third.theatre) == (rex, gloria, odeon)
+        assert (first.film, second.film, third.film) == ("Metropolis", "Nosferatu", None)
+
+    for theatre, timings in ((rex, ["15:00", "18:00"]), (gloria, ["18:00", "21:00"]), (odeon, ["18:00"])):
+        for found in (
+            programme.showtimes_on(theatre, date),
+            programme.starting_between(theatre, now_ms, now_ms + DAY_MS - HOUR_MS),
+        ):
+            assert labels(found) == [f"2026-11-24T{timing}" for timing in timings]
+            assert all(showtime.theatre is theatre for showtime in found)
+    with pytest.raises(ShowtimeNotFound, match="Theatre gloria has no showtime at 15:00; its timings are 18:00, 21:00"):
+        programme.resolve(gloria, "15:00", now_ms)
 
 
 # Theatres

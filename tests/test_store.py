@@ -4,6 +4,7 @@ Every test runs on fakeredis and on real servers, and afterwards every key that 
 """
 
 import asyncio
+import contextlib
 import datetime
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,7 @@ from service.errors import (
     TicketExpired,
     TicketNotFound,
 )
+from service.keys import showtime_keys, ticket_key
 from service.model import FORGOTTEN_AFTER_MS, Idempotency, Showtime, Ticket
 from service.scripts import Script
 from service.store import Booked, Changed, Found, Moved, Replayed, Store
@@ -245,6 +247,29 @@ async def test_who_shares_a_question_without_an_answer_does_not_wait_for_another
         finally:
             await house.redis.client_unpause()
     await pool.aclose()
+
+
+async def test_theatres_that_show_at_the_same_time_sell_their_own_seats(house: House) -> None:
+    tokyo = ZoneInfo("Asia/Tokyo")
+    theatres = [
+        replace(MAIN, id="rex", capacity=1),
+        replace(MAIN, id="gloria", capacity=3),
+        replace(MAIN, id="odeon", capacity=2, timezone=tokyo),
+    ]
+    house = house.with_programme(*theatres)
+    label = house.showtime().label
+    sold = Counter[str]()
+    for number in range(5):
+        for theatre in theatres:
+            showtime = house.programme.showtime(theatre, label)
+            with contextlib.suppress(SoldOut):
+                await house.store.book(f"{theatre.id}-{number:016d}", showtime, NAME, PHONE)
+                sold[theatre.id] += 1
+    assert sold == {"rex": 1, "gloria": 3, "odeon": 2}
+    for theatre in theatres:
+        moment = house.programme.showtime(theatre, label).moment
+        assert await house.redis.pexpiretime(ticket_key(theatre.id, f"{theatre.id}-{0:016d}")) == moment.expires_ms
+        assert await house.redis.hget(showtime_keys(theatre.id, label)[0], "zone") == theatre.timezone.key.encode()
 
 
 async def test_of_more_full_showtimes_than_are_kept_in_mind_each_sells_its_seats(

@@ -39,7 +39,7 @@ from service.errors import (
     TicketExpired,
     TicketNotFound,
 )
-from service.model import Idempotency, Showtime, Theatre, Ticket
+from service.model import Idempotency, Showtime, Ticket
 from service.scripts import BOOK
 from service.store import Booked, Changed, Found, Moved, Replayed
 
@@ -290,13 +290,8 @@ class StoreMachine(RuleBasedStateMachine):
             held, wanted = ({key: value for key, (value, _) in each.items()} for each in (held, wanted))
         assert held == wanted
 
-    @property
-    def theatre(self) -> Theatre:
-        """With its capacity of now."""
-        return self.house.programme.theatre(None)
-
     def look(self, ticket_id: str) -> Any:
-        return self.same(self.house.store.ticket(self.theatre, ticket_id), lambda: self.model.ticket(ticket_id))
+        return self.same(self.house.store.ticket(self.house.theatre, ticket_id), lambda: self.model.ticket(ticket_id))
 
     @rule(target=ids, showtime=which, name=names, wish=st.none() | st.none() | wishes)
     def book(self, showtime: int, name: str, wish: Idempotency | None) -> Any:
@@ -330,7 +325,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(ticket_id=ids)
     def admit(self, ticket_id: str) -> None:
-        self.same(self.house.store.admit(self.theatre, ticket_id), lambda: self.model.admit(ticket_id), change=True)
+        self.same(
+            self.house.store.admit(self.house.theatre, ticket_id), lambda: self.model.admit(ticket_id), change=True
+        )
 
     @precondition(lambda self: self.made)
     @rule(back=st.integers(0, 7))
@@ -346,7 +343,9 @@ class StoreMachine(RuleBasedStateMachine):
         """The operator does so, and the service starts anew on a server that has forgotten the scripts."""
         self.wait(self.house.redis.script_flush())
         self.house = self.house.with_programme(replace(MAIN, capacity=capacity))
-        self.showtimes = [self.house.programme.showtime(self.theatre, showtime.label) for showtime in self.showtimes]
+        self.showtimes = [
+            self.house.programme.showtime(self.house.theatre, showtime.label) for showtime in self.showtimes
+        ]
         self.model.change_capacity(capacity, self.showtimes)
 
     @precondition(lambda self: self.clock)
