@@ -8,12 +8,14 @@ of the listening socket is told in `listening`.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from redis.asyncio import ConnectionPool, RedisCluster
 
+from service.accepting import Accepting
 from service.listening import hear
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -27,12 +29,20 @@ LAST_REQUEST_S = 1.0  # in this time an open connection may send its last reques
 class DrainingRunner(web.AppRunner):
     """Runs an application and ends it without losing a request.
 
-    `Application.on_shutdown` fires as the drain begins, while requests still come: readiness ends there.
+    `listener` is the socket that its site will listen on. `Application.on_shutdown` fires as the drain begins, while
+    requests still come: readiness ends there.
     """
 
-    __slots__ = ("_pool",)
+    __slots__ = ("_accepting", "_listener", "_pool")
 
-    def __init__(self, app: web.Application, pool: ConnectionPool | RedisCluster, *, grace_s: float) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        pool: ConnectionPool | RedisCluster,
+        *,
+        grace_s: float,
+        listener: socket.socket | None = None,
+    ) -> None:
         super().__init__(
             app,
             access_log=None,
@@ -41,6 +51,14 @@ class DrainingRunner(web.AppRunner):
             shutdown_timeout=grace_s - STILL_ACCEPTING_S - 2 * LAST_REQUEST_S,
         )
         self._pool = pool
+        self._listener = listener
+        self._accepting: Accepting | None = None
+
+    async def setup(self) -> None:
+        """Make the server, which accepts all who wait as soon as one has come."""
+        await super().setup()
+        if self._listener is not None and self.server is not None:
+            self._accepting = Accepting(self._listener, self.server)
 
     async def shutdown(self) -> None:
         """Nothing: the application heard of its end at the beginning of the drain."""
@@ -55,6 +73,8 @@ class DrainingRunner(web.AppRunner):
             await asyncio.sleep(STILL_ACCEPTING_S)
             for site in self.sites:
                 await site.stop()
+            if self._accepting is not None:
+                self._accepting.stop()
             # Again: a connection that was just being made had its handler already, and was not among the open ones.
             _make_answers_the_last(self.server, last_answer)
             deadline = time.monotonic() + LAST_REQUEST_S
