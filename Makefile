@@ -13,7 +13,7 @@ TEST_PROCESSES = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN) + 1)))
 option = $(if $($(1)),--$(2) '$($(1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-chain bench-path bench-versions bench-durability bench-release capacity simulate pictures clean
+.PHONY: help run test check format fuzz postman load chaos bench bench-live bench-chain bench-path bench-versions bench-newcomers bench-durability bench-release capacity simulate pictures clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,9 @@ bench-path: $(VENV)/.dev ## measure the way of a request without sockets; fails 
 
 bench-versions: $(VENV)/.dev ## measure two versions of the service in turns; BEFORE=commit, AFTER=, ROUNDS=
 	@$(PYTHON) -m loadtests.versions $(call option,BEFORE,before) $(call option,AFTER,after) $(call option,ROUNDS,rounds)
+
+bench-newcomers: $(VENV)/.dev ## measure how long newcomers wait while a crowd is served; BEFORE=commit, BUSY=, ROUNDS=
+	@$(PYTHON) -m loadtests.newcomers $(call option,BEFORE,before) $(call option,BUSY,busy) $(call option,ROUNDS,rounds)
 
 bench-chain: $(VENV)/.dev ## measure a chain of 10,000 theatres beside a single one; THEATRES=, ROUNDS=
 	@$(PYTHON) -m loadtests.chain $(call option,THEATRES,theatres) $(call option,ROUNDS,rounds)

@@ -8,6 +8,7 @@ import pytest
 import redis
 from aiohttp.test_utils import TestClient, TestServer
 
+from loadtests import newcomers
 from loadtests.benchmark import __main__ as command
 from loadtests.benchmark import figures
 from loadtests.benchmark.crowd import Load
@@ -140,3 +141,20 @@ def test_a_tiny_run_goes_through_and_its_books_agree(tmp_path: Path) -> None:
 def _run(parts: dict[str, figures.Part]) -> Run:
     machine = figures.Machine("cpu", 2, "Debian", "3.11", {}, {})
     return Run(date="2026-11-24T18:00:00+00:00", scale=TINY, seconds=1, machine=machine, parts=parts, memory={})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it pins processes to cores")
+def test_newcomers_are_answered_while_a_crowd_is_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool("wrk", package="wrk")
+    bench = newcomers.Bench(tmp_path, busy=8, count=8, seconds=1)
+    [wait] = newcomers.take_turns(bench, {"after": newcomers.ROOT}, rounds=1)["after"]
+    assert 0 < wait.p50_ms <= wait.p99_ms
+    assert wait.busy_per_s > 0
+    assert capsys.readouterr().out.startswith("1/1  after   newcomers p50")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it pins processes to cores")
+def test_a_version_that_git_does_not_know_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    tool("wrk", package="wrk")
+    assert newcomers.main(["--before", "no-such-version"]) == 2
+    assert capsys.readouterr().err.startswith("bench-newcomers: git does not give the service of no-such-version: ")
