@@ -194,14 +194,14 @@ class ClusterOfSix(_Servers):
     def url(self) -> str:
         return f"redis+cluster://{','.join(node.address for node in self.nodes[:3])}"
 
-    def heal(self) -> None:
+    def heal(self, within_s: float = WHOLE_WITHIN_S) -> None:
         """Start what was killed, wait until three pairs in sync serve all slots, and bring back those that moved."""
         self.require_full_coverage("yes")
         for node in self.nodes:
             if not node.alive:
                 node.start()
-        until(lambda: all(self._sees_a_whole(node) for node in self.nodes), "every node sees a whole cluster")
-        until(self._agree, "the nodes agree who serves what")
+        until(lambda: all(self._sees_a_whole(node) for node in self.nodes), "every node sees a whole cluster", within_s)
+        until(self._agree, "the nodes agree who serves what", within_s)
         for slot in self._moved:
             source, home = self._serving(slot), self._serving(slot - 1)
             if source is not home:
@@ -439,7 +439,7 @@ class PrimaryOfTwo(_Servers):
         how()
         until(lambda: self.primary is not former and self.primary.is_primary, "another server is the primary")
 
-    def heal(self) -> None:
+    def heal(self, within_s: float = WHOLE_WITHIN_S) -> None:
         """Start what was killed, a former primary as a replica, and wait until all is watched and in sync."""
         for sentinel in self.sentinels:
             if not sentinel.alive:
@@ -452,8 +452,8 @@ class PrimaryOfTwo(_Servers):
         for node in self.nodes:
             if node is not self.primary and node.is_primary:
                 node.ask("REPLICAOF", "127.0.0.1", self.primary.port)  # Sentinels would, in ten seconds
-        until(lambda: all(self._sees_all(sentinel) for sentinel in self.sentinels), "every Sentinel sees all servers")
-        until(lambda: all(node.in_sync for node in self.nodes), "the replicas are in sync")
+        until(lambda: all(map(self._sees_all, self.sentinels)), "every Sentinel sees all servers", within_s)
+        until(lambda: all(node.in_sync for node in self.nodes), "the replicas are in sync", within_s)
         for node in self.nodes:
             node.ask("CLIENT", "UNPAUSE")
 

@@ -110,6 +110,10 @@ def deployments() -> Iterator[dict[tuple[type, str], Any]]:
         deployment.stop()
 
 
+# A Sentinel looks at its replicas every ten seconds; to start new servers takes some four.
+HEALED_WITHIN_S = 12
+
+
 @contextlib.contextmanager
 def lent(deployments: dict[tuple[type, str], Any], kind: type, server: str) -> Iterator[Any]:
     """A whole and empty one. What a test broke is healed; what takes too long to heal is thrown away."""
@@ -117,7 +121,7 @@ def lent(deployments: dict[tuple[type, str], Any], kind: type, server: str) -> I
     deployment.clear()
     yield deployment
     try:
-        deployment.heal()
+        deployment.heal(HEALED_WITHIN_S)
     except TimeoutError:  # of three Sentinels that get too little of a processor, one may not find back
         deployments.pop((kind, server)).stop()
 

@@ -139,7 +139,7 @@ LOAD = [sys.executable, "-m", "loadtests.load", "--users", "20", "--seconds", "4
 
 
 def test_a_small_load_leaves_books_that_agree(tmp_path: Path) -> None:
-    command = [*LOAD, "--seconds", "2", "--reports", str(tmp_path)]
+    command = [*LOAD, "--seconds", "4", "--reports", str(tmp_path)]  # on a busy machine the first comes after two
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("failures 0\n") == 2
