@@ -21,10 +21,11 @@ import aiohttp
 import msgspec
 
 from loadtests.benchmark.__main__ import check_machine
-from loadtests.benchmark.crowd import Crowd, Load, Spread
+from loadtests.benchmark.crowd import Crowd, Spread
 from loadtests.benchmark.machine import Cores, pinned
 from loadtests.benchmark.servers import store_binaries, store_server
 from loadtests.chain import BOOKING, TIMINGS, programme
+from loadtests.path import at_least_two
 from loadtests.starter import ROOT, LoadError, Service, started
 from loadtests.versions import unpacked
 
@@ -86,9 +87,9 @@ class Bench:
         crowd = Crowd(service.url, wanted, self._busy, WARM_UP_S + self._seconds, (self._cores.crowd,))
         time.sleep(WARM_UP_S)
         waits = asyncio.run(newcomers(service.url, self._count))
-        load: Load = crowd.wait()
-        if load.rejected:
-            raise LoadError(f"{load.rejected} bookings were refused")
+        load = crowd.wait()
+        if load.rejected or load.errors:
+            raise LoadError(f"{load.rejected} bookings were refused, {load.errors} met errors of sockets")
         self._asked += load.issued
         percentiles = statistics.quantiles(waits, n=100, method="inclusive")
         return Wait(percentiles[49] * 1000, percentiles[98] * 1000, load.answered / load.seconds, load.p99_ms)
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench-newcomers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--before", required=True, metavar="COMMIT", help="the version to compare with")
     parser.add_argument("--busy", type=int, default=1024, help="connections that book all the time (1024)")
-    parser.add_argument("--newcomers", type=int, default=500, help="who come at once, 2 at the least (500)")
+    parser.add_argument("--newcomers", type=at_least_two, default=500, help="who come at once, 2 at the least (500)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each version (5)")
     parser.add_argument("--seconds", type=int, default=4, help="how long the crowd goes on once they have come (4)")
     options = parser.parse_args(argv)

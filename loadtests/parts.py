@@ -24,9 +24,9 @@ from loadtests.path import (
     Client,
     InstantRedis,
     Side,
+    at_least_two,
     counted,
     one_batch,
-    rounds_from,
     servers,
     sides,
 )
@@ -114,7 +114,7 @@ async def measure(rounds: int) -> dict[str, Side]:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="make bench-path PARTS=1", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=rounds_from, default=150, help="batches of each part (150)")
+    parser.add_argument("--rounds", type=at_least_two, default=150, help="batches of each part (150)")
     measured = uvloop.run(measure(parser.parse_args().rounds))
     bare_us, whole_us = measured[BARE].cost_us, measured[WHOLE].cost_us
     print(f"{BARE}: {bare_us:.1f} µs; {WHOLE}: {whole_us:.1f} µs, {whole_us / bare_us:.2f} times as much")

@@ -41,7 +41,6 @@ RECORD = Path(__file__).with_suffix(".json")
 TOLERANCE = 1.08
 CONNECTIONS = 64
 BATCH = 64 * 16
-ROUNDS_MIN = 2  # of fewer there is no percentile
 LOW = 10  # the percentile that counts: what the path costs while nobody else wants the processor
 BARE = "bare aiohttp handler"
 
@@ -94,7 +93,7 @@ class Side(msgspec.Struct):
         """The processor time of one request, microseconds. The first batches, which fill the caches, do not count."""
         rounds = len(self.costs_us)
         warm_up = max(1, rounds // 10, math.ceil(len(self.requests) / BATCH))
-        counted = self.costs_us[min(warm_up, rounds - ROUNDS_MIN) :]
+        counted = self.costs_us[min(warm_up, rounds - 2) :]
         return statistics.quantiles(counted, n=100, method="inclusive")[LOW - 1]
 
 
@@ -279,10 +278,10 @@ async def one_batch(side: Side, clients: Sequence[Client]) -> None:
     gc.enable()
 
 
-def rounds_from(text: str) -> int:
-    """How many batches of each side, from the command line. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) < ROUNDS_MIN:
-        raise argparse.ArgumentTypeError(f"must be a number, {ROUNDS_MIN} at the least")
+def at_least_two(text: str) -> int:
+    """A number from the command line of which percentiles are made. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError("must be a number, 2 at the least")
     return int(text)
 
 
@@ -313,7 +312,7 @@ def report(measured: list[Side], record: dict[str, float]) -> list[str]:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="make bench-path", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=rounds_from, default=150, help="batches of each side (150)")
+    parser.add_argument("--rounds", type=at_least_two, default=150, help="batches of each side (150)")
     parser.add_argument("--record", action="store_true", help="write the ratios found as the new record")
     parser.add_argument("--side", action="append", default=[], help="measure this one only; may be repeated")
     parser.add_argument("--json", action="store_true", help="print the µs of each side as JSON, and compare nothing")

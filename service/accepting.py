@@ -1,9 +1,9 @@
 """Accept those who wait, however long a turn of the event loop takes.
 
 libuv, on which uvloop stands, accepts one connection in each turn of the loop. A turn lasts as long as there is work
-for it, so while a crowd was served newcomers waited for as long as it went on, and a process that ends could not take
-over in time what waited. So whenever one has come, a turn is timed, and as many are let in as belong to its length. In
-the short turns of a process that has little to do that is nobody: they are left to the other web processes.
+for it, so while a crowd was served newcomers waited for as long as it went on. So whenever one has come, a turn is
+timed, and as many are let in as belong to its length. In the short turns of a process that has little to do that is
+nobody: they are left to the other web processes.
 """
 
 import asyncio

@@ -29,8 +29,8 @@ LAST_REQUEST_S = 1.0  # in this time an open connection may send its last reques
 class DrainingRunner(web.AppRunner):
     """Runs an application and ends it without losing a request.
 
-    `listener` is the socket that its site will listen on. `Application.on_shutdown` fires as the drain begins, while
-    requests still come: readiness ends there.
+    `listener` is a descriptor for itself of the socket that its site will listen on. `Application.on_shutdown` fires as
+    the drain begins, while requests still come: readiness ends there.
     """
 
     __slots__ = ("_accepting", "_listener", "_pool")
@@ -55,7 +55,7 @@ class DrainingRunner(web.AppRunner):
         self._accepting: Accepting | None = None
 
     async def setup(self) -> None:
-        """Make the server, which accepts all who wait as soon as one has come."""
+        """Make the server, and have it let newcomers in however busy it is."""
         await super().setup()
         if self._listener is not None and self.server is not None:
             self._accepting = Accepting(self._listener, self.server)

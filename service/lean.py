@@ -50,8 +50,8 @@ def open_lane(app: web.Application, handlers: Mapping[tuple[str, str], Handler])
             return by_router(request)
         return handler(request)
 
-    # The server asks the application for it when it starts.
-    app._handle = handle  # type: ignore[assignment,method-assign]  # a method is replaced, which types have no word for
+    # A method is replaced, which types have no word for. The server asks the application for it when it starts.
+    app._handle = handle  # type: ignore[method-assign, assignment]  # types have no word for it
 
 
 def identity(request: web.BaseRequest) -> Identity:

@@ -29,7 +29,7 @@ from service.settings import (
     timings_from,
 )
 
-# What stays in memory of what theatres share: a year of timings in one zone, or a week of them in fifty.
+# What stays in memory of what theatres share: six timings a day for a week, say, are 42 moments of a zone.
 MOMENTS_KEPT = 16_384  # some 800 bytes each
 UPCOMING_KEPT = 16_384  # next moments of a timing
 DATES_KEPT = 1024  # dates, with the moments of theatres with the same timings

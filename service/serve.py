@@ -118,7 +118,7 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._create_app = create_app
         self._url = url
         self._listener = listener.detach()
-        self.listener: socket.socket | None = None  # in a web process: another of the same, for itself
+        self.own_listener: socket.socket | None = None  # a web process has a descriptor of the same socket for itself
         self.reports, self._reporting = os.pipe()
         os.set_blocking(self.reports, False)
         super().__init__()
@@ -161,7 +161,7 @@ class Web(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()  # what is there now stays: no later collection needs to look at it
         gc.set_threshold(GC_THRESHOLD)
-        return DrainingRunner(app, pool, grace_s=GRACE_S, listener=self.listener)
+        return DrainingRunner(app, pool, grace_s=GRACE_S, listener=self.own_listener)
 
 
 class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -351,7 +351,7 @@ class WebProcess(GunicornUVLoopWebWorker):
     def run(self) -> None:
         """Run until told to end. One that cannot start leaves the reason to the master, in one line."""
         [listener] = self.sockets
-        self.app.listener = socket.socket(fileno=os.dup(listener.fileno()))
+        self.app.own_listener = socket.socket(fileno=os.dup(listener.fileno()))
         try:
             super().run()
         except Exception as error:

@@ -24,13 +24,7 @@ from service.errors import (
     TicketNotFound,
     Unavailable,
 )
-from service.keys import (
-    CANCELLED_LIFE_MS,
-    keys_of,
-    seats_key,
-    spread,
-    ticket_key,
-)
+from service.keys import CANCELLED_LIFE_MS, keys_of, seats_key, spread, ticket_key
 from service.model import (
     FORGOTTEN_AFTER_MS,
     Availability,

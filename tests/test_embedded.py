@@ -365,9 +365,7 @@ def a_day_older(data_dir: Path) -> None:
     os.utime(base, (day_ago, day_ago))
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="finds the process of the rewrite through Linux's /proc"
-)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the rewriting process in Linux's /proc")
 def test_a_rewrite_that_failed_is_told_and_tried_again(
     tmp_path: Path, start: Callable[[Path], EmbeddedServer], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -84,7 +84,7 @@ async def test_a_lean_answer_is_one_write() -> None:
             written.append(bytes(data))
             send(data)
 
-        request.transport.write = note  # type: ignore[method-assign]
+        request.transport.write = note  # type: ignore[method-assign]  # to see each write
         return Answer(BODY)
 
     async with served(handler) as server:

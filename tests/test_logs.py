@@ -146,7 +146,7 @@ def test_an_outage_is_a_few_lines_of_json_however_many_ask_and_no_line_is_about_
 def test_what_gunicorn_says_is_json_too(service: Running) -> None:
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
     if not children.exists():
-        pytest.skip("finds the web processes through Linux's /proc")
+        pytest.skip("finds the web processes in Linux's /proc")  # no other system tells a process's children there
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     service.until(lambda: any(line["logger"] == "gunicorn.error" for line in service.lines()), "gunicorn's line")
 

@@ -13,5 +13,4 @@ def tool(*names: str, package: str) -> str:
             return found
     if os.environ.get("CI"):
         pytest.fail(f"{names[0]} is missing: in CI that is a failure")
-    # A developer's machine need not have every program that CI has.
-    pytest.skip(f"no {names[0]} on this machine (Debian: apt install {package})")
+    pytest.skip(f"no {names[0]} on this machine (Debian: apt install {package})")  # a laptop need not have all of CI's

@@ -128,10 +128,13 @@ class Crowd:
         """Wait until a change succeeds that is asked for after now; how long that took, seconds. Or TimeoutError."""
         began, known = time.monotonic(), len(self._calls)
         async with asyncio.timeout(within_s):
-            # Nor has a call that is done.
-            while not any(call.changes and call.outcome == "done" for call in self._calls[known:]):  # noqa: ASYNC110  above
+            while not self._has_changed(known):  # noqa: ASYNC110  an event for each call would slow the crowd
                 await asyncio.sleep(0.005)
         return round(time.monotonic() - began, 2)
+
+    def _has_changed(self, since: int) -> bool:
+        """Whether a change has succeeded of those asked for since there were so many calls."""
+        return any(call.changes and call.outcome == "done" for call in self._calls[since:])
 
     async def _live(self, person: Person, dice: random.Random) -> None:
         mine: list[Call] = []  # the last done call of each ticket in hand: it tells where the ticket is
